@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Decides what each step computes: admission, continuous batching, chunked prefill, preemption.
+// A plain object: no thread, no clock, no device. The same calls give the same plans.
+//
+// Life of a sequence: waiting -> running (has pages) -> finished. A running sequence that no longer
+// fits is preempted: back to the front of waiting, recomputed from prompt + generated later; it is
+// never dropped. Each sequence is in at most one micro-batch in flight, except that consecutive
+// prefill chunks may follow each other.
+//
+// Micro-batches in flight run in order on one lane. At most one of them holds decode rows (so decoding
+// sequences merge into one batch); the other credit is for prefill chunks staged behind it.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/ids.hpp"
+#include "base/result.hpp"
+#include "cache/kv_cache.hpp"
+#include "model/micro_batch.hpp"
+#include "scheduler/options.hpp"
+
+namespace foretoken::scheduler {
+
+struct new_sequence {
+  sequence_id id{};
+  cache::cache_namespace space{};
+  std::shared_ptr<const std::vector<token>> prompt;      // >= 1 token
+  std::shared_ptr<const model::sampling_parameters> sampling;
+  int max_tokens = 1;          // 0 = compute (and score) the prompt only; prompt + max_tokens <= context
+  bool score_prompt = false;   // echo with logprobs: every prompt position is computed and scored
+};
+
+// What a finished step brought one sequence.
+struct progress {
+  sequence_id id{};
+  bool prompt_done = false;                 // the step completed the prompt (first time only)
+  std::vector<model::sampled> scores;       // of prompt tokens, in order, continuing where it left off
+  std::optional<model::sampled> next;       // a new token; it is already part of the sequence
+};
+
+struct scheduler_stats {
+  int waiting = 0, running = 0;
+  int in_flight = 0;                        // micro-batches
+  std::uint64_t preemptions = 0, recovered = 0;
+  std::uint64_t prompt_tokens_computed = 0, prompt_tokens_cached = 0;
+};
+
+class batch_scheduler {
+ public:
+  // `pages` is the books of the lane's pool; must outlive this.
+  batch_scheduler(options chosen, cache::kv_cache& pages);
+  ~batch_scheduler();
+
+  // Errors: exhausted (queue full; or the sequence could never fit the pool, field "max_tokens").
+  status add(new_sequence added);
+  // The next micro-batch, or nothing (no credit, or nothing to do). Counts as in flight.
+  std::optional<model::micro_batch> plan();
+  // REQUIRES `done` to answer the oldest micro-batch in flight. Slices of ended sequences are ignored.
+  std::vector<progress> complete(const model::step_result& done);
+  // Ends a sequence (finished or cancelled): its prefix becomes findable, its pages are released. When
+  // a micro-batch with it is in flight, the release happens as that one completes. Unknown id: ignored.
+  void end(sequence_id id);
+  // The executor died: micro-batches in flight are void, the pool is reset, running sequences go to the
+  // front of the queue in their old order. Their tokens so far are kept.
+  void device_lost();
+  // Ids that were part of the micro-batches in flight (to count crashes); call before device_lost().
+  std::vector<sequence_id> in_flight() const;
+
+  // Prompt tokens that needed no computing when the sequence was first admitted.
+  int cached_tokens(sequence_id id) const;
+  scheduler_stats stats() const;
+  bool idle() const;  // nothing waiting, running or in flight
+
+ private:
+  struct state;
+  std::unique_ptr<state> state_;
+};
+
+}  // namespace foretoken::scheduler
