@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// y = W x for packed weight matrices: the contract between the matrix kernels (cpu/linear_*.cpp) and
+// the fused operations (cpu/backend.cpp and friends).
+//
+// A matrix of N rows is cut into tiles of `tile_rows` rows; a tile is one ticket of work. The value of
+// y[m][n] depends on row m of x and row n of W only: never on which other rows stand beside it.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/result.hpp"
+#include "cpu/options.hpp"
+#include "cpu/thread_pool.hpp"
+#include "model/tensor.hpp"
+
+namespace foretoken::cpu {
+
+constexpr int tile_rows = 64;
+
+// Rows of activations in the forms the kernels read. In `exact`, for integer weights: 16 bit values
+// q = 256 * hi + lo with one scale per 32 columns. For float weights, and in `float32`: the floats.
+// Allocated once for rows_max rows of columns_max columns; filled per row by any thread.
+class activations {
+ public:
+  activations(int rows_max, int columns_max);
+  ~activations();
+  activations(activations&&) noexcept;
+  // Quantises row m from x[columns] (and keeps the floats). Rows may be filled by different threads.
+  void set(int row, const float* x, int columns);
+  struct storage;
+  const storage& get() const noexcept { return *storage_; }
+
+ private:
+  std::unique_ptr<storage> storage_;
+};
+
+class linear {
+ public:
+  // Packs `parts` one below the other (fused QKV; for `interleave16` with two parts of equal rows: 16
+  // rows of the first, 16 of the second, and so on, for gate and up). All parts have equal columns and
+  // one storage type, or each is packed in its own kind internally. Quantised types keep their own
+  // groups (lossless); f32, f16, bf16 stay as they are.
+  static result<std::unique_ptr<const linear>> pack(std::span<const model::tensor> parts,
+                                                    bool interleave16, const options& chosen,
+                                                    thread_pool& threads);
+  virtual ~linear() = default;
+  virtual int rows() const noexcept = 0;        // N
+  virtual int columns() const noexcept = 0;     // K
+  virtual std::uint64_t bytes() const noexcept = 0;
+  int tiles() const noexcept { return (rows() + tile_rows - 1) / tile_rows; }
+
+  // y[m * y_stride + (n - tile * tile_rows)] = W x for n in the tile, m in [row_begin, row_end).
+  // y holds tile_rows floats a row even in the last tile (the rest is unspecified).
+  virtual void apply(int tile, const activations& x, int row_begin, int row_end, float* y,
+                     std::size_t y_stride) const = 0;
+};
+
+// Bytes that pack() will take, computed before it does.
+std::uint64_t packed_bytes(std::span<const model::tensor> parts, const options& chosen);
+
+}  // namespace foretoken::cpu

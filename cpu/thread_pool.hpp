@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Compute threads that run one phase at a time. The caller is thread 0; a phase is cut into tickets
+// that whoever is free takes, so a thread that the system put to sleep never holds up the others by
+// more than one ticket. Waiting threads spin briefly, then park.
+
+#include <memory>
+#include <type_traits>
+
+namespace foretoken::cpu {
+
+class thread_pool {
+ public:
+  // threads >= 1, the caller included.
+  explicit thread_pool(int threads);
+  ~thread_pool();
+  int threads() const noexcept;
+
+  // Runs work(ticket, thread) for every ticket in [0, tickets), and returns when all are done. One
+  // caller at a time. `work` must not throw and must not depend on which thread runs it.
+  template <class Work>
+  void run(int tickets, Work&& work) {
+    run_tickets(tickets, [](void* context, int ticket, int thread) {
+      (*static_cast<std::remove_reference_t<Work>*>(context))(ticket, thread);
+    }, &work);
+  }
+
+ private:
+  using ticket_function = void (*)(void* context, int ticket, int thread);
+  void run_tickets(int tickets, ticket_function work, void* context);
+  struct state;
+  std::unique_ptr<state> state_;
+};
+
+}  // namespace foretoken::cpu
