@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Every accepted request from its first step to its terminal event: which sequences it has, what text
+// they have produced, when they stop. The plain object inside the batcher actor: no thread, no clock
+// (time is an argument), no CAF.
+//
+// Invariants: 1. every request that add() took ends with exactly one terminal event; 2. no event of a
+// request follows its terminal event; 3. a sequence of the scheduler belongs to one live request.
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "actors/choice_stream.hpp"
+#include "actors/engine.hpp"
+#include "actors/request.hpp"
+#include "base/counters.hpp"
+#include "scheduler/scheduler.hpp"
+
+namespace foretoken::actors {
+
+using time_point = std::chrono::steady_clock::time_point;
+
+// A request with its prompt as tokens, ready to be scheduled.
+struct accepted_request {
+  request_id id{};
+  std::shared_ptr<const generate_request> request;
+  std::shared_ptr<const std::vector<token>> prompt;
+  std::shared_ptr<event_sink> sink;
+  cache::cache_namespace space{};
+  std::uint64_t seed = 0;
+  int max_tokens = 0;                    // already cut to the context left
+  time_point accepted{};
+};
+
+struct book_limits {
+  int crashes_max = 3;                   // executor deaths without progress before a request fails
+};
+
+class request_book {
+ public:
+  request_book(scheduler::batch_scheduler& plans, std::shared_ptr<const tokenizer::tokenizer> words,
+               counters& metrics, book_limits limits);
+  ~request_book();                       // open requests end with an error event
+
+  // A request that cannot be scheduled ends at once with an error event.
+  void add(accepted_request added, time_point now);
+  void cancel(request_id id, time_point now);
+  void cancel_all(time_point now);
+  std::optional<model::micro_batch> plan(time_point now);
+  void complete(const model::step_result& done, time_point now);
+  void executor_lost(time_point now);
+  // Hands every event gathered since the last call to its sink, one call a sink.
+  void deliver();
+  std::size_t open() const noexcept { return requests_.size(); }
+
+ private:
+  struct choice {
+    choice_stream text;
+    int generated = 0;
+    int crashes = 0;
+    bool ended = false;
+    time_point last{};
+    finish_reason reason = finish_reason::cancelled;
+  };
+  struct live_request {
+    accepted_request what;
+    std::vector<choice> choices;
+    std::vector<sequence_id> sequences;
+    int open_choices = 0;
+    int completion_tokens = 0;
+    int cached_tokens = -1;
+    bool queued = true;                  // no step has held it yet
+    bool started = false;                // a token has come
+  };
+  using request_map = std::unordered_map<request_id, live_request>;
+
+  void apply(live_request& live, std::size_t index, const scheduler::progress& step, time_point now);
+  void take_token(live_request& live, std::size_t index, const model::sampled& next, token_event& out,
+                  time_point now);
+  void end_choice(live_request& live, std::size_t index, finish_reason reason);
+  void fail(request_id id, error failure, time_point now);
+  void finish_if_done(request_id id, time_point now);
+  void erase(request_map::iterator at);
+  void emit(const live_request& live, decltype(event::what) what);
+  void note_first_step(const model::micro_batch& batch, time_point now);
+
+  scheduler::batch_scheduler& plans_;
+  std::shared_ptr<const tokenizer::tokenizer> words_;
+  counters& metrics_;
+  book_limits limits_;
+  request_map requests_;
+  std::unordered_map<sequence_id, std::pair<request_id, std::size_t>> owners_;
+  std::uint64_t last_sequence_ = 0;
+  std::vector<std::pair<std::shared_ptr<event_sink>, std::vector<event>>> outbox_;
+};
+
+}  // namespace foretoken::actors
