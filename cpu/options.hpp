@@ -3,6 +3,10 @@
 #include <cstdint>
 #include <string>
 
+namespace foretoken {
+class counter;
+}  // namespace foretoken
+
 namespace foretoken::cpu {
 
 // exact: activations as two int8 (16 bits), KV in f16: float32's answers (docs/accuracy).
@@ -17,6 +21,7 @@ struct options {
   isa path = isa::automatic;
   int rows_max = 512;                  // rows of one step
   std::uint64_t kv_bytes = 256u << 20; // KV pool; address space at start, memory when touched
+  counter* kv_saturated = nullptr;     // keys and values clamped to the f16 range; outlives the ops
 };
 
 }  // namespace foretoken::cpu

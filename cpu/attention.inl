@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention of up to four queries of one sequence over one KV head, softmax kept running.
+// Keys [head_dim][16], values [16][padded] a page. Order of every query: chunks of 128 absolute
+// positions ascending, pages ascending, positions ascending; nothing outside its own range is
+// touched. So its bits depend on its position and window only, not on the queries beside it.
+
+struct attention_state {
+  float maximum[attention_tile];
+  v16 sum[attention_tile];
+  float probability[attention_tile][attention_chunk];
+  float out[attention_tile][head_dim_max];
+};
+
+template <bool Half>
+inline v16 load_kv(const std::byte* base, int index) {
+  if constexpr (Half)
+    return load_half(reinterpret_cast<const std::uint16_t*>(base) + index);
+  else
+    return load(reinterpret_cast<const float*>(base) + index);
+}
+
+inline int first_position(const attention_job& job, int query) {
+  const int first = job.window > 0 ? job.queries[query].position - job.window + 1 : 0;
+  return first > 0 ? first : 0;
+}
+
+inline const std::byte* page_keys(const attention_job& job, int page) {
+  return job.base + job.page_stride * static_cast<std::size_t>(job.pages[page]);
+}
+
+template <bool Half, int Count>
+void page_scores(const attention_job& job, int page, int slot, attention_state& state) {
+  const std::byte* keys = page_keys(job, page);
+  v16 sum[attention_tile];
+  for (int i = 0; i < Count; ++i) sum[i] = set1(0);
+  for (int d = 0; d < job.head_dim; ++d) {
+    const v16 key = load_kv<Half>(keys, d * page_tokens);
+    for (int i = 0; i < Count; ++i) sum[i] = fma(key, set1(job.queries[i].q[d]), sum[i]);
+  }
+  for (int i = 0; i < Count; ++i) {
+    v16 score = sum[i] * set1(job.scale);
+    if (job.softcap > 0) {
+      score = set1(job.softcap) * hyperbolic_tangent(score / set1(job.softcap));
+    }
+    store(&state.probability[i][slot * page_tokens], score);
+  }
+}
+
+// Scores of positions [first, end) of the chunk become weights; what was summed before is rescaled.
+void chunk_softmax(attention_state& state, int query, int chunk, int first, int end, int dim) {
+  float* values = state.probability[query];
+  const v16 lowest = set1(-__builtin_inff());
+  v16 best = lowest;
+  const int page_first = (first - chunk) / page_tokens;
+  const int page_end = (end - chunk + page_tokens - 1) / page_tokens;
+  for (int page = page_first; page < page_end; ++page) {
+    const int base = chunk + page * page_tokens;
+    const int low = first > base ? first - base : 0;
+    const int high = end - base < page_tokens ? end - base : page_tokens;
+    best = max(best, keep(load(values + page * page_tokens), low, high, lowest));
+  }
+  const float here = max_lanes(best);
+  const float before = state.maximum[query];
+  const float maximum = here > before ? here : before;
+  const v16 factor = exponential(set1(before - maximum));
+  state.maximum[query] = maximum;
+  state.sum[query] = state.sum[query] * factor;
+  for (int d = 0; d < dim; d += 16) {
+    store(&state.out[query][d], load(&state.out[query][d]) * factor);
+  }
+  for (int page = page_first; page < page_end; ++page) {
+    const int base = chunk + page * page_tokens;
+    const int low = first > base ? first - base : 0;
+    const int high = end - base < page_tokens ? end - base : page_tokens;
+    const v16 weight = exponential(load(values + page * page_tokens) - set1(maximum));
+    const v16 kept = keep(weight, low, high, set1(0));
+    store(values + page * page_tokens, kept);
+    state.sum[query] = state.sum[query] + kept;
+  }
+}
+
+// out += weight * value for positions [low, high) of a page, queries [first, first + Count).
+template <bool Half, int Count>
+void add_values(const attention_job& job,
+                const std::byte* values,
+                int slot,
+                int first,
+                int low,
+                int high,
+                attention_state& state) {
+  const int dim = padded_dim(job.head_dim);
+  for (int d = 0; d < dim; d += 16) {
+    v16 out[attention_tile];
+    for (int i = 0; i < Count; ++i) out[i] = load(&state.out[first + i][d]);
+    for (int at = low; at < high; ++at) {
+      const v16 value = load_kv<Half>(values, at * dim + d);
+      for (int i = 0; i < Count; ++i) {
+        out[i] = fma(value, set1(state.probability[first + i][slot * page_tokens + at]), out[i]);
+      }
+    }
+    for (int i = 0; i < Count; ++i) store(&state.out[first + i][d], out[i]);
+  }
+}
+
+template <bool Half, int Count>
+void page_values(const attention_job& job, int page, int slot, attention_state& state) {
+  const std::size_t key_bytes =
+      static_cast<std::size_t>(job.head_dim * page_tokens) * (Half ? 2u : 4u);
+  const std::byte* values = page_keys(job, page) + key_bytes;
+  const int base = page * page_tokens;
+  int low[attention_tile];
+  int high[attention_tile];
+  bool whole = true;
+  for (int i = 0; i < Count; ++i) {
+    const int first = first_position(job, i) - base;
+    const int end = job.queries[i].position + 1 - base;
+    low[i] = first > 0 ? first : 0;
+    high[i] = end < page_tokens ? end : page_tokens;
+    whole = whole && low[i] == 0 && high[i] == page_tokens;
+  }
+  if (whole) return add_values<Half, Count>(job, values, slot, 0, 0, page_tokens, state);
+  for (int i = 0; i < Count; ++i) {
+    add_values<Half, 1>(job, values, slot, i, low[i], high[i], state);
+  }
+}
+
+template <bool Half, int Count>
+void attend_tile(const attention_job& job) {
+  attention_state state;
+  const int dim = padded_dim(job.head_dim);
+  int begin = first_position(job, 0);
+  int end = job.queries[0].position + 1;
+  for (int i = 0; i < Count; ++i) {
+    state.maximum[i] = -__builtin_inff();
+    state.sum[i] = set1(0);
+    for (int d = 0; d < dim; ++d) state.out[i][d] = 0;
+    begin = first_position(job, i) < begin ? first_position(job, i) : begin;
+    end = job.queries[i].position + 1 > end ? job.queries[i].position + 1 : end;
+  }
+  constexpr int chunk_pages = attention_chunk / page_tokens;
+  for (int chunk = begin / attention_chunk * attention_chunk; chunk < end;
+       chunk += attention_chunk) {
+    const int lowest_page = chunk > begin ? chunk / page_tokens : begin / page_tokens;
+    const int all_pages = (end + page_tokens - 1) / page_tokens;
+    const int chunk_end = chunk / page_tokens + chunk_pages;
+    const int page_end = all_pages < chunk_end ? all_pages : chunk_end;
+    for (int page = lowest_page; page < page_end; ++page) {
+      page_scores<Half, Count>(job, page, page - chunk / page_tokens, state);
+    }
+    for (int i = 0; i < Count; ++i) {
+      const int first = first_position(job, i) > chunk ? first_position(job, i) : chunk;
+      const int limit = chunk + attention_chunk;
+      const int last = job.queries[i].position + 1 < limit ? job.queries[i].position + 1 : limit;
+      if (first < last) chunk_softmax(state, i, chunk, first, last, dim);
+    }
+    for (int page = lowest_page; page < page_end; ++page) {
+      page_values<Half, Count>(job, page, page - chunk / page_tokens, state);
+    }
+  }
+  for (int i = 0; i < Count; ++i) {
+    const v16 total = set1(sum_lanes(state.sum[i]));
+    for (int d = 0; d < job.head_dim; d += 16) {
+      store_some(job.queries[i].out + d, load(&state.out[i][d]) / total, job.head_dim - d);
+    }
+  }
+}
+
+template <bool Half>
+void attend_some(const attention_job& job) {
+  switch (job.query_count) {
+    case 1: return attend_tile<Half, 1>(job);
+    case 2: return attend_tile<Half, 2>(job);
+    case 3: return attend_tile<Half, 3>(job);
+    default: return attend_tile<Half, 4>(job);
+  }
+}
+
+void attend(const attention_job& job) {
+  if (job.half) return attend_some<true>(job);
+  attend_some<false>(job);
+}

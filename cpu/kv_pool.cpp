@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/kv_pool.hpp"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "cpu/row_kernels.hpp"
+
+namespace foretoken::cpu {
+namespace {
+std::size_t size_of(int n) noexcept {
+  return static_cast<std::size_t>(n);
+}
+}  // namespace
+
+kv_layout::kv_layout(const model::hyperparameters& shape, bool half_values) noexcept
+    : layers(shape.layers), kv_heads(shape.kv_heads), head_dim(shape.head_dim), half(half_values) {}
+
+std::size_t kv_layout::head_bytes() const noexcept {
+  return size_of(page_tokens * (head_dim + padded_dim(head_dim))) * value_bytes();
+}
+
+std::size_t kv_layout::layer_page_bytes() const noexcept {
+  return size_of(kv_heads) * head_bytes();
+}
+
+std::uint64_t kv_layout::page_bytes() const noexcept {
+  return size_of(layers) * layer_page_bytes();
+}
+
+int kv_layout::pages_in(std::uint64_t bytes) const noexcept {
+  const std::uint64_t most = std::numeric_limits<std::int32_t>::max();
+  return static_cast<int>(std::min(bytes / page_bytes(), most));
+}
+
+kv_pool::kv_pool(const kv_layout& layout, int pages, std::byte* bytes) noexcept
+    : layout_(layout), pages_(pages), bytes_(bytes) {}
+
+kv_pool::kv_pool(kv_pool&& other) noexcept
+    : layout_(other.layout_), pages_(other.pages_), bytes_(std::exchange(other.bytes_, nullptr)) {}
+
+kv_pool::~kv_pool() {
+  if (bytes_ != nullptr) munmap(bytes_, size_of(pages_) * layout_.page_bytes());
+}
+
+result<kv_pool> kv_pool::take(const kv_layout& layout, std::uint64_t bytes) {
+  const int pages = layout.pages_in(bytes);
+  if (pages < 1) {
+    return error{errc::exhausted,
+                 "does not hold one page of " + std::to_string(layout.page_bytes()) + " bytes",
+                 "cache.kv_bytes"};
+  }
+  void* at = mmap(nullptr, size_of(pages) * layout.page_bytes(), PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (at == MAP_FAILED) {
+    return error{errc::exhausted, "the system refused the address space", "cache.kv_bytes"};
+  }
+  return kv_pool(layout, pages, static_cast<std::byte*>(at));
+}
+
+std::byte* kv_pool::head_base(int layer, int head) const noexcept {
+  return bytes_ + size_of(layer) * size_of(pages_) * layout_.layer_page_bytes() +
+         size_of(head) * layout_.head_bytes();
+}
+
+void kv_pool::copy_page(page_id from, page_id to, int positions) const noexcept {
+  const std::size_t unit = layout_.value_bytes();
+  const std::size_t stride = layout_.layer_page_bytes();
+  const std::size_t key_row = size_of(page_tokens) * unit;
+  const std::size_t keys = size_of(layout_.head_dim) * key_row;
+  const std::size_t values = size_of(positions * padded_dim(layout_.head_dim)) * unit;
+  for (int layer = 0; layer < layout_.layers; ++layer) {
+    for (int head = 0; head < layout_.kv_heads; ++head) {
+      std::byte* base = head_base(layer, head);
+      const std::byte* source = base + stride * size_of(static_cast<int>(from));
+      std::byte* target = base + stride * size_of(static_cast<int>(to));
+      for (std::size_t row = 0; row < keys; row += key_row) {
+        std::memcpy(target + row, source + row, size_of(positions) * unit);
+      }
+      std::memcpy(target + keys, source + keys, values);
+    }
+  }
+}
+
+}  // namespace foretoken::cpu

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// What happens to one row of floats outside the matrix products: norms, gates, rotary embedding,
+// attention. One table a path; within a path the bits of a row depend on that row only.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/ids.hpp"
+#include "cpu/options.hpp"
+
+namespace foretoken::cpu {
+
+constexpr int head_dim_max = 512;     // the accumulators of attention stand on the stack
+constexpr int attention_tile = 4;     // queries that share one pass over keys and values
+constexpr int attention_chunk = 128;  // positions between two looks at the running maximum
+
+// Keys of a page and head lie as [head_dim][16], values as [16][padded]: a position block is one
+// vector.
+constexpr int padded_dim(int head_dim) noexcept {
+  return (head_dim + 15) / 16 * 16;
+}
+
+struct attention_query {
+  const float* q = nullptr;  // [head_dim]
+  float* out = nullptr;      // [head_dim]
+  int position = 0;
+};
+
+// Up to attention_tile queries of one sequence against one KV head.
+struct attention_job {
+  attention_query queries[attention_tile];
+  int query_count = 0;
+  const page_id* pages = nullptr;   // of the sequence, page i = positions 16i..
+  const std::byte* base = nullptr;  // keys of this layer and head in page 0 of the pool
+  std::size_t page_stride = 0;      // bytes from one page to the next
+  int head_dim = 0;
+  int window = 0;  // 0 = all
+  float scale = 1;
+  float softcap = 0;
+  bool half = true;  // f16 or float keys and values
+};
+
+struct row_kernels {
+  const char* name;
+  void (*rms_norm)(const float* x, const float* weight, int n, float epsilon, float* out);
+  void (*layer_norm)(
+      const float* x, const float* weight, const float* bias, int n, float epsilon, float* out);
+  void (*silu_gate)(const float* gate, const float* up, int n, float* out);
+  void (*gelu_gate)(const float* gate, const float* up, int n, float* out);
+  void (*gelu)(float* x, int n);
+  void (*softcap)(float* x, int n, float cap);  // cap * tanh(x / cap)
+  // Rounds to f16, clamping to the largest finite one; returns how many were clamped.
+  int (*to_half)(const float* x, int n, std::uint16_t* out);
+  void (*attend)(const attention_job& job);
+};
+
+// Null when the CPU lacks the path.
+const row_kernels* find_row_kernels(isa path) noexcept;
+const row_kernels& row_kernels_portable() noexcept;
+#if defined(__x86_64__)
+const row_kernels& row_kernels_avx2() noexcept;
+const row_kernels& row_kernels_avx512() noexcept;
+#endif
+
+}  // namespace foretoken::cpu

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+// The row kernels over v16, one text for every path. Every sum runs in sixteen lanes that are added
+// in one fixed tree at the end, so its bits depend on the row alone.
+
+inline float sum_lanes(v16 x) {
+  float lane[16];
+  store(lane, x);
+  for (int step = 8; step > 0; step /= 2) {
+    for (int i = 0; i < step; ++i) lane[i] += lane[i + step];
+  }
+  return lane[0];
+}
+
+inline float max_lanes(v16 x) {
+  float lane[16];
+  store(lane, x);
+  float best = lane[0];
+  for (int i = 1; i < 16; ++i) best = lane[i] > best ? lane[i] : best;
+  return best;
+}
+
+// The last n % 16 values, zeros behind them.
+inline v16 load_part(const float* p, int count) {
+  float lane[16] = {};
+  for (int i = 0; i < count; ++i) lane[i] = p[i];
+  return load(lane);
+}
+inline void store_part(float* p, v16 x, int count) {
+  float lane[16];
+  store(lane, x);
+  for (int i = 0; i < count; ++i) p[i] = lane[i];
+}
+inline v16 load_some(const float* p, int count) {
+  return count >= 16 ? load(p) : load_part(p, count);
+}
+inline void store_some(float* p, v16 x, int count) {
+  if (count >= 16) return store(p, x);
+  store_part(p, x, count);
+}
+
+// e^x, relative error about 1e-7; below -87 it is e^-87, a NaN stays one. Degree 6 Taylor on |r| <=
+// ln2/2.
+inline v16 exponential(v16 x) {
+  const v16 bounded = min(set1(88.0f), max(set1(-87.0f), x));
+  const v16 n = nearest(bounded * set1(1.44269504f));
+  v16 r = fma(n, set1(-0.693359375f), bounded);
+  r = fma(n, set1(2.12194440e-4f), r);
+  v16 p = set1(1.0f / 5040);
+  p = fma(p, r, set1(1.0f / 720));
+  p = fma(p, r, set1(1.0f / 120));
+  p = fma(p, r, set1(1.0f / 24));
+  p = fma(p, r, set1(1.0f / 6));
+  p = fma(p, r, set1(0.5f));
+  p = fma(p, r, set1(1.0f));
+  p = fma(p, r, set1(1.0f));
+  return p * power_of_two(n);
+}
+
+// tanh y = 1 - 2 / (e^2y + 1); absolute error about 1e-7, which is what a gate or a cap needs.
+inline v16 hyperbolic_tangent(v16 y) {
+  return set1(1.0f) - set1(2.0f) / (exponential(y + y) + set1(1.0f));
+}
+
+inline v16 gelu_of(v16 x) {
+  const v16 cubic = fma(x * x * x, set1(0.044715f), x);
+  return set1(0.5f) * x * (set1(1.0f) + hyperbolic_tangent(cubic * set1(0.7978845608f)));
+}
+
+void rms_norm(const float* x, const float* weight, int n, float epsilon, float* out) {
+  v16 squares = set1(0);
+  for (int i = 0; i < n; i += 16) {
+    const v16 part = load_some(x + i, n - i);
+    squares = fma(part, part, squares);
+  }
+  const float mean = sum_lanes(squares) / static_cast<float>(n);
+  const v16 scale = set1(1.0f / __builtin_sqrtf(mean + epsilon));
+  for (int i = 0; i < n; i += 16) {
+    const v16 part = load_some(x + i, n - i) * scale;
+    store_some(out + i, part * load_some(weight + i, n - i), n - i);
+  }
+}
+
+void layer_norm(
+    const float* x, const float* weight, const float* bias, int n, float epsilon, float* out) {
+  v16 sum = set1(0);
+  for (int i = 0; i < n; i += 16) sum = sum + load_some(x + i, n - i);
+  const v16 mean = set1(sum_lanes(sum) / static_cast<float>(n));
+  v16 squares = set1(0);
+  for (int i = 0; i < n; i += 16) {
+    const int end = n - i < 16 ? n - i : 16;
+    const v16 away = keep(load_some(x + i, n - i) - mean, 0, end, set1(0));
+    squares = fma(away, away, squares);
+  }
+  const float variance = sum_lanes(squares) / static_cast<float>(n);
+  const v16 scale = set1(1.0f / __builtin_sqrtf(variance + epsilon));
+  for (int i = 0; i < n; i += 16) {
+    const v16 part = (load_some(x + i, n - i) - mean) * scale;
+    const v16 scaled = part * load_some(weight + i, n - i);
+    store_some(out + i, scaled + (bias ? load_some(bias + i, n - i) : set1(0)), n - i);
+  }
+}
+
+void silu_gate(const float* gate, const float* up, int n, float* out) {
+  for (int i = 0; i < n; i += 16) {
+    const v16 g = load_some(gate + i, n - i);
+    const v16 gated = g / (set1(1.0f) + exponential(set1(0) - g));
+    store_some(out + i, gated * load_some(up + i, n - i), n - i);
+  }
+}
+
+void gelu_gate(const float* gate, const float* up, int n, float* out) {
+  for (int i = 0; i < n; i += 16) {
+    const v16 gated = gelu_of(load_some(gate + i, n - i));
+    store_some(out + i, gated * load_some(up + i, n - i), n - i);
+  }
+}
+
+void gelu(float* x, int n) {
+  for (int i = 0; i < n; i += 16) store_some(x + i, gelu_of(load_some(x + i, n - i)), n - i);
+}
+
+void softcap(float* x, int n, float cap) {
+  for (int i = 0; i < n; i += 16) {
+    const v16 y = load_some(x + i, n - i) / set1(cap);
+    store_some(x + i, set1(cap) * hyperbolic_tangent(y), n - i);
+  }
+}
+
+int to_half(const float* x, int n, std::uint16_t* out) {
+  int clamped = 0;
+  for (int i = 0; i < n; i += 16) {
+    const int count = n - i < 16 ? n - i : 16;
+    const v16 part = load_some(x + i, count);
+    for (int k = 0; k < count; ++k) clamped += __builtin_fabsf(x[i + k]) > 65504.0f;
+    std::uint16_t lane[16];
+    store_half(lane, min(set1(65504.0f), max(set1(-65504.0f), part)));
+    for (int k = 0; k < count; ++k) out[i + k] = lane[k];
+  }
+  return clamped;
+}

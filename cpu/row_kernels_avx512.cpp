@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// The row kernels compiled for AVX-512.
+// Nothing of the standard library may be instantiated below the target pragma: a shared inline
+// function compiled for this instruction set could win at link time.
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "base/half.hpp"
+#include "cpu/row_kernels.hpp"
+
+#if defined(__x86_64__)
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")
+
+// gcc 12 reports the deliberately undefined pass-through operands inside its own intrinsics.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+
+namespace foretoken::cpu {
+namespace {
+#include "cpu/vector_avx512.inl"
+
+#include "cpu/row_kernels.inl"
+
+#include "cpu/attention.inl"
+
+constexpr row_kernels table{"avx512", rms_norm, layer_norm, silu_gate, gelu_gate,
+                            gelu,     softcap,  to_half,    attend};
+}  // namespace
+
+const row_kernels& row_kernels_avx512() noexcept {
+  return table;
+}
+
+}  // namespace foretoken::cpu
+#endif

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/step.hpp"
+
+#include <cmath>
+#include <string>
+#include <utility>
+
+#include "base/assert.hpp"
+#include "cpu/step_inline.hpp"
+
+namespace foretoken::cpu {
+namespace {
+
+int whole_tiles(int n) noexcept {
+  return (n + tile_rows - 1) / tile_rows * tile_rows;
+}
+
+error broken(std::string field, std::string message) {
+  return {errc::internal, std::move(message), std::move(field)};
+}
+
+std::vector<float> floats(int rows, int columns) {
+  return std::vector<float>(static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns));
+}
+
+}  // namespace
+
+workspace_sizes::workspace_sizes(const model::hyperparameters& shape,
+                                 const options& chosen) noexcept
+    : rows(std::max(1, chosen.rows_max)),
+      threads(thread_count(chosen)),
+      // 32 rows of 49,152 logits are 6 MiB; the head's weights are read once per so many rows.
+      head_rows(std::min(rows, 32)),
+      width(shape.width),
+      qkv(whole_tiles((shape.heads + 2 * shape.kv_heads) * shape.head_dim)),
+      attention(shape.heads * shape.head_dim),
+      hidden(has_gate(shape) && !interleaves(shape) ? 2 * whole_tiles(shape.ffn)
+                                                    : whole_tiles(shape.ffn)),
+      logits(whole_tiles(shape.vocabulary)),
+      output(whole_tiles(shape.width)),
+      columns(std::max({shape.width, attention, shape.ffn})) {
+  for (const auto& rope : shape.ropes) angles += static_cast<int>(rope.frequency.size());
+}
+
+// Everything a step writes besides the KV pages.
+std::uint64_t workspace_sizes::bytes() const noexcept {
+  const auto size = [](int n) { return static_cast<std::uint64_t>(n); };
+  // a row: x, qkv, attention, hidden, output, cosines and sines
+  const std::uint64_t row_floats =
+      size(width) + size(qkv) + size(attention) + size(hidden) + size(output) + 2 * size(angles);
+  // a row of matrix input: a float and two int8 a value, scale and sum per 32
+  const std::uint64_t row_input = size(columns) * 6 + size(columns) / 32 * 8;
+  // a thread: one row of norm output, one block of tile results, one row of keys and values as f16
+  const std::uint64_t thread_bytes =
+      (size(std::max(columns, qkv)) + size(ticket_rows * tile_rows)) * 4 + size(qkv) * 2;
+  return size(rows) * (row_floats * 4 + row_input) + size(threads) * thread_bytes +
+         size(head_rows) * size(logits) * 4;
+}
+
+step::step(std::shared_ptr<const weights> from, const options& chosen, kv_pool pool)
+    : weights_(std::move(from)),
+      sizes_(weights_->shape, chosen),
+      pool_(std::move(pool)),
+      kv_saturated_(chosen.kv_saturated),
+      kernels_(*find_row_kernels(weights_->path)),
+      threads_(sizes_.threads),
+      inputs_(sizes_.rows, sizes_.columns),
+      x_(floats(sizes_.rows, sizes_.width)),
+      qkv_(floats(sizes_.rows, sizes_.qkv)),
+      attention_(floats(sizes_.rows, sizes_.attention)),
+      hidden_(floats(sizes_.rows, sizes_.hidden)),
+      output_(floats(sizes_.rows, sizes_.output)),
+      logits_(floats(sizes_.head_rows, sizes_.logits)),
+      angles_(floats(sizes_.rows, 2 * sizes_.angles)),
+      scratch_(floats(sizes_.threads, std::max(sizes_.columns, sizes_.qkv))),
+      tiles_(floats(sizes_.threads, ticket_rows * tile_rows)),
+      half_(static_cast<std::size_t>(sizes_.threads) * static_cast<std::size_t>(sizes_.qkv)) {
+  rows_.reserve(static_cast<std::size_t>(sizes_.rows));
+  tasks_.reserve(static_cast<std::size_t>(sizes_.rows));
+  blocks_.reserve(static_cast<std::size_t>(sizes_.rows));
+  int offset = 0;
+  for (const auto& rope : weights_->shape.ropes) {
+    rope_offset_.push_back(offset);
+    offset += 2 * static_cast<int>(rope.frequency.size());
+  }
+}
+
+void step::probe_logits(logits_probe probe, void* context) noexcept {
+  probe_ = probe;
+  probe_context_ = context;
+}
+
+status step::check_slice(const model::slice& one) const {
+  const auto tokens = static_cast<std::int64_t>(one.tokens.size());
+  const std::int64_t end = one.position + tokens;
+  if (tokens < 1 || one.position < 0 || end > shape().context) {
+    return broken("slice.tokens", "positions outside of the model's context");
+  }
+  if (static_cast<std::int64_t>(one.pages.size()) * page_tokens < end) {
+    return broken("slice.pages", "the pages do not cover the positions");
+  }
+  for (const page_id page : one.pages) {
+    if (static_cast<int>(page) < 0 || static_cast<int>(page) >= pages()) {
+      return broken("slice.pages", "no such page");
+    }
+  }
+  for (const token id : one.tokens) {
+    if (id < 0 || id >= shape().vocabulary) return broken("slice.tokens", "no such token");
+  }
+  if (one.score_next >= shape().vocabulary) return broken("slice.score_next", "no such token");
+  if (one.sample_last && !one.sampling) return broken("slice.sampling", "missing");
+  return {};
+}
+
+status step::check(const model::micro_batch& batch) const {
+  std::size_t total = 0;
+  for (const model::slice& one : batch.slices) {
+    FORETOKEN_TRY(check_slice(one));
+    total += one.tokens.size();
+  }
+  if (total > static_cast<std::size_t>(rows_max())) {
+    return broken("micro_batch", "more rows than rows_max");
+  }
+  for (const model::page_copy& copy : batch.copies) {
+    const bool known = static_cast<int>(copy.from) >= 0 && static_cast<int>(copy.from) < pages() &&
+                       static_cast<int>(copy.to) >= 0 && static_cast<int>(copy.to) < pages();
+    if (!known || copy.positions < 0 || copy.positions > page_tokens) {
+      return broken("micro_batch.copies", "no such page or position");
+    }
+  }
+  return {};
+}
+
+status step::begin(const model::micro_batch& batch) {
+  FORETOKEN_TRY(check(batch));
+  batch_ = &batch;
+  for (const model::page_copy& copy : batch.copies) {
+    if (copy.from != copy.to) pool_.copy_page(copy.from, copy.to, copy.positions);
+  }
+  rows_.clear();
+  blocks_.clear();
+  constexpr int block_rows = 4;  // 4 rows x 3 query heads are three full attention tiles
+  for (std::size_t s = 0; s < batch.slices.size(); ++s) {
+    const model::slice& one = batch.slices[s];
+    const int count = static_cast<int>(one.tokens.size());
+    for (int i = 0; i < count; ++i) {
+      if (i % block_rows == 0) {
+        blocks_.push_back({static_cast<int>(rows_.size()), std::min(block_rows, count - i)});
+      }
+      rows_.push_back(
+          {one.tokens[static_cast<std::size_t>(i)], one.position + i, static_cast<int>(s), i});
+    }
+  }
+  return {};
+}
+
+const float* step::angles(int row_index, int rope) const noexcept {
+  return angles_.data() + at(row_index, 2 * sizes_.angles) +
+         rope_offset_[static_cast<std::size_t>(rope)];
+}
+
+// Angles in double: at position 8,000 a float32 angle is already off by 5e-4.
+void step::fill_angles(int row_index) {
+  float* out = angles_.data() + at(row_index, 2 * sizes_.angles);
+  const double position = rows_[static_cast<std::size_t>(row_index)].position;
+  for (const auto& rope : shape().ropes) {
+    const std::size_t pairs = rope.frequency.size();
+    for (std::size_t i = 0; i < pairs; ++i) {
+      const double angle = position * static_cast<double>(rope.frequency[i]);
+      out[i] = static_cast<float>(std::cos(angle));
+      out[pairs + i] = static_cast<float>(std::sin(angle));
+    }
+    out += 2 * pairs;
+  }
+}
+
+void step::embed_row(int row_index) {
+  const row& one = rows_[static_cast<std::size_t>(row_index)];
+  float* x = x_.data() + at(row_index, sizes_.width);
+  model::dequantise(weights_->embedding, one.id, 1, x);
+  const float scale = shape().embedding_scale;
+  for (int i = 0; i < sizes_.width; ++i) x[i] *= scale;
+  if (!shape().learned_positions) return;
+  float* learned = output_.data() + at(row_index, sizes_.output);
+  model::dequantise(weights_->positions, one.position, 1, learned);
+  for (int i = 0; i < sizes_.width; ++i) x[i] += learned[i];
+}
+
+void step::embed() {
+  each_row(static_cast<int>(rows_.size()), [&](int row_index, int) {
+    fill_angles(row_index);
+    embed_row(row_index);
+  });
+}
+
+// Norm of a row of x, as row `target` of the matrix inputs.
+void step::norm_row(int row_index,
+                    const std::vector<float>& weight,
+                    const std::vector<float>& bias,
+                    int target,
+                    int thread) {
+  const float* x = x_.data() + at(row_index, sizes_.width);
+  float* out = scratch_.data() + at(thread, std::max(sizes_.columns, sizes_.qkv));
+  if (shape().norm == model::norm_kind::rms) {
+    kernels_.rms_norm(x, weight.data(), sizes_.width, shape().norm_epsilon, out);
+  } else {
+    kernels_.layer_norm(x, weight.data(), bias.empty() ? nullptr : bias.data(), sizes_.width,
+                        shape().norm_epsilon, out);
+  }
+  inputs_.set(target, out, sizes_.width);
+}
+
+void step::norm_rows(const std::vector<float>& weight, const std::vector<float>& bias) {
+  each_row(static_cast<int>(rows_.size()), [&](int row_index, int thread) {
+    norm_row(row_index, weight, bias, row_index, thread);
+  });
+}
+
+// x += post_norm(W input + bias), the inputs being set.
+void step::add_output(const linear& matrix,
+                      const std::vector<float>& bias,
+                      const std::vector<float>& post_norm) {
+  const int count = static_cast<int>(rows_.size());
+  float* target = post_norm.empty() ? x_.data() : output_.data();
+  const int stride = post_norm.empty() ? sizes_.width : sizes_.output;
+  each_tile(matrix, count, [&](int tile, int first, int end, const float* y) {
+    const int column = tile * tile_rows;
+    const int columns = std::min(tile_rows, sizes_.width - column);
+    for (int r = first; r < end; ++r, y += tile_rows) {
+      float* to = target + at(r, stride) + column;
+      const float* b = bias.empty() ? nullptr : bias.data() + column;
+      for (int i = 0; i < columns; ++i) {
+        const float value = b ? y[i] + b[i] : y[i];
+        to[i] = post_norm.empty() ? to[i] + value : value;
+      }
+    }
+  });
+  if (post_norm.empty()) return;
+  each_row(count, [&](int row_index, int thread) {
+    float* normed = scratch_.data() + at(thread, std::max(sizes_.columns, sizes_.qkv));
+    kernels_.rms_norm(output_.data() + at(row_index, sizes_.output), post_norm.data(), sizes_.width,
+                      shape().norm_epsilon, normed);
+    float* x = x_.data() + at(row_index, sizes_.width);
+    for (int i = 0; i < sizes_.width; ++i) x[i] += normed[i];
+  });
+}
+
+// A tile of gate and up in turns of 16 rows gives 32 values of h.
+void step::gate_tile(int tile, int first, int end, const float* y) {
+  const auto gate = shape().activation == model::activation_kind::silu_gate ? kernels_.silu_gate
+                                                                            : kernels_.gelu_gate;
+  for (int r = first; r < end; ++r, y += tile_rows) {
+    float* h = hidden_.data() + at(r, sizes_.hidden) + tile * (tile_rows / 2);
+    gate(y, y + 16, 16, h);
+    gate(y + 32, y + 48, 16, h + 16);
+  }
+}
+
+// The row forms: gate and up one below the other, or up alone with its bias.
+void step::gate_row(int layer, int row_index) {
+  float* h = hidden_.data() + at(row_index, sizes_.hidden);
+  const int ffn = shape().ffn;
+  if (!has_gate(shape())) {
+    const std::vector<float>& bias = weights_->layers[static_cast<std::size_t>(layer)].up_bias;
+    for (std::size_t i = 0; i < bias.size(); ++i) h[i] += bias[i];
+    return kernels_.gelu(h, ffn);
+  }
+  const bool silu = shape().activation == model::activation_kind::silu_gate;
+  (silu ? kernels_.silu_gate : kernels_.gelu_gate)(h, h + ffn, ffn, h);
+}
+
+void step::ffn_input(int layer) {
+  const layer_weights& from = weights_->layers[static_cast<std::size_t>(layer)];
+  const int count = static_cast<int>(rows_.size());
+  norm_rows(from.ffn_norm, from.ffn_norm_bias);
+  each_tile(*from.gate_up, count, [&](int tile, int first, int end, const float* y) {
+    if (weights_->interleaved) return gate_tile(tile, first, end, y);
+    const int column = tile * tile_rows;
+    const int columns = std::min(tile_rows, from.gate_up->rows() - column);
+    for (int r = first; r < end; ++r, y += tile_rows) {
+      std::copy_n(y, columns, hidden_.data() + at(r, sizes_.hidden) + column);
+    }
+  });
+  if (weights_->interleaved) return;
+  each_row(count, [&](int row_index, int) { gate_row(layer, row_index); });
+}
+
+void step::ffn_output(int layer) {
+  const layer_weights& from = weights_->layers[static_cast<std::size_t>(layer)];
+  each_row(static_cast<int>(rows_.size()), [&](int row_index, int) {
+    inputs_.set(row_index, hidden_.data() + at(row_index, sizes_.hidden), shape().ffn);
+  });
+  add_output(*from.down, from.down_bias, from.ffn_post_norm);
+}
+
+}  // namespace foretoken::cpu

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The fused operations of one executor: buffers taken at start, weights shared.
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "cpu/kv_pool.hpp"
+#include "cpu/linear.hpp"
+#include "cpu/row_kernels.hpp"
+#include "cpu/thread_pool.hpp"
+#include "cpu/weights.hpp"
+#include "model/ops.hpp"
+
+namespace foretoken::cpu {
+
+// Sizes of the buffers in floats a row, and the bytes they sum to.
+struct workspace_sizes {
+  int rows = 0, threads = 0, head_rows = 0;
+  int width = 0, qkv = 0, attention = 0, hidden = 0,
+      logits = 0;   // hidden: gate and up side by side
+  int output = 0;   // W_o a or W_down h, whole tiles
+  int columns = 0;  // widest input of a matrix
+  int angles = 0;   // rotary pairs of all tables
+  workspace_sizes(const model::hyperparameters& shape, const options& chosen) noexcept;
+  std::uint64_t bytes() const noexcept;
+};
+
+class step final : public model::ops {
+ public:
+  step(std::shared_ptr<const weights> from, const options& chosen, kv_pool pool);
+
+  const model::hyperparameters& shape() const noexcept override { return weights_->shape; }
+  int rows_max() const noexcept override { return sizes_.rows; }
+  int pages() const noexcept override { return pool_.pages(); }
+  status begin(const model::micro_batch& batch) override;
+  void embed() override;
+  void attention_input(int layer) override;
+  void attention(int layer) override;
+  void attention_output(int layer) override;
+  void ffn_input(int layer) override;
+  void ffn_output(int layer) override;
+  status head(model::step_result& out) override;
+
+  // For tests: sees the raw logits of every row that wanted them, in row order. Costs one branch a
+  // row.
+  using logits_probe = void (*)(void* context, int row, std::span<const float> logits);
+  void probe_logits(logits_probe probe, void* context) noexcept;
+
+ private:
+  struct row {
+    token id = 0;
+    int position = 0;
+    int slice = 0;
+    int index = 0;  // within the slice
+  };
+  struct head_task {
+    int row = 0;
+    token target = -1;    // to be scored, or -1
+    int score_index = 0;  // its place among the slice's scores
+    bool sample = false;
+  };
+
+  status check(const model::micro_batch& batch) const;
+  status check_slice(const model::slice& one) const;
+  std::size_t at(int row_index, int stride) const noexcept;
+  const float* angles(int row_index, int rope) const noexcept;  // cosines, then sines
+  void fill_angles(int row_index);
+  void embed_row(int row_index);
+  // Runs work(row, thread) over all rows: by the caller alone when they are few (no barrier).
+  template <class Work>
+  void each_row(int count, Work&& work);
+  // Runs work(tile, first row, end row, y of that block) over all tiles, `rows` rows.
+  template <class Work>
+  void each_tile(const linear& matrix, int rows, Work&& work);
+  void norm_rows(const std::vector<float>& weight, const std::vector<float>& bias);
+  void norm_row(int row_index,
+                const std::vector<float>& weight,
+                const std::vector<float>& bias,
+                int target,
+                int thread);
+  void shape_head(float* head, const std::vector<float>& norm, int layer, int row_index);
+  void finish_qkv(int row_index, int layer, int thread);
+  void append(int row_index, int layer, const float* keys, const float* values, int thread);
+  void attend_rows(int layer, const row& first, int first_row, int count, int kv_head);
+  void add_output(const linear& matrix,
+                  const std::vector<float>& bias,
+                  const std::vector<float>& post_norm);
+  void gate_tile(int tile, int first, int end, const float* y);
+  void gate_row(int layer, int row_index);
+  void collect_tasks(model::step_result& out);
+  void run_head_block(std::span<const head_task> tasks, model::step_result& out);
+  void finish_task(const head_task& task, std::span<float> logits, model::step_result& out) const;
+
+  std::shared_ptr<const weights> weights_;
+  workspace_sizes sizes_;
+  kv_pool pool_;
+  counter* kv_saturated_;
+  const row_kernels& kernels_;
+  thread_pool threads_;
+  activations inputs_;
+  const model::micro_batch* batch_ = nullptr;
+  std::vector<row> rows_;
+  std::vector<head_task> tasks_;
+  struct block {  // rows of one slice that share attention's loads
+    int first = 0, count = 0;
+  };
+  std::vector<block> blocks_;
+  std::vector<int> rope_offset_;
+  std::vector<float> x_, qkv_, attention_, hidden_, output_, logits_, angles_;
+  std::vector<float> scratch_, tiles_;  // one part a thread
+  std::vector<std::uint16_t> half_;     // one part a thread
+  logits_probe probe_ = nullptr;
+  void* probe_context_ = nullptr;
+};
+
+}  // namespace foretoken::cpu

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// The attention half of a layer: queries, keys and values, and what is read of them.
+#include <cstring>
+
+#include "base/counters.hpp"
+#include "cpu/step.hpp"
+#include "cpu/step_inline.hpp"
+
+namespace foretoken::cpu {
+namespace {
+
+// Rotates the first 2 * pairs values of a head. angles: cosines, then sines.
+void rotate(float* head, const float* angles, int pairs, bool neighbours) {
+  for (int i = 0; i < pairs; ++i) {
+    float& a = neighbours ? head[2 * i] : head[i];
+    float& b = neighbours ? head[2 * i + 1] : head[i + pairs];
+    const float cosine = angles[i];
+    const float sine = angles[pairs + i];
+    const float turned = a * cosine - b * sine;
+    b = a * sine + b * cosine;
+    a = turned;
+  }
+}
+
+// Keys go down a column of [head_dim][16], values along a row of [16][padded].
+template <class Value>
+void place(std::byte* base, const Value* keys, const Value* values, int head_dim, int slot) {
+  auto* k = reinterpret_cast<Value*>(base);
+  for (int d = 0; d < head_dim; ++d) k[d * page_tokens + slot] = keys[d];
+  Value* v = k + head_dim * page_tokens + slot * padded_dim(head_dim);
+  std::memcpy(v, values, static_cast<std::size_t>(head_dim) * sizeof(Value));
+}
+
+}  // namespace
+
+// Norm and rotation of one query or key head, in place.
+void step::shape_head(float* head, const std::vector<float>& norm, int layer, int row_index) {
+  if (!norm.empty()) {
+    kernels_.rms_norm(head, norm.data(), shape().head_dim, shape().norm_epsilon, head);
+  }
+  const int rope = shape().attention[static_cast<std::size_t>(layer)].rope;
+  if (rope < 0) return;
+  const auto pairs = shape().ropes[static_cast<std::size_t>(rope)].frequency.size();
+  rotate(head, angles(row_index, rope), static_cast<int>(pairs), shape().rope_neighbours);
+}
+
+void step::append(int row_index, int layer, const float* keys, const float* values, int thread) {
+  const row& one = rows_[static_cast<std::size_t>(row_index)];
+  const model::slice& owner = batch_->slices[static_cast<std::size_t>(one.slice)];
+  const auto page = owner.pages[static_cast<std::size_t>(one.position / page_tokens)];
+  const int slot = one.position % page_tokens;
+  const int dim = shape().head_dim;
+  const int all = shape().kv_heads * dim;
+  std::uint16_t* half = half_.data() + at(thread, sizes_.qkv);
+  int clamped = 0;
+  if (pool_.layout().half) {
+    clamped = kernels_.to_half(keys, all, half) + kernels_.to_half(values, all, half + all);
+  }
+  for (int head = 0; head < shape().kv_heads; ++head) {
+    std::byte* base = pool_.head_base(layer, head) +
+                      pool_.layout().layer_page_bytes() * static_cast<std::size_t>(page);
+    const int from = head * dim;
+    if (pool_.layout().half)
+      place(base, half + from, half + all + from, dim, slot);
+    else
+      place(base, keys + from, values + from, dim, slot);
+  }
+  if (clamped > 0 && kv_saturated_ != nullptr) {
+    kv_saturated_->add(static_cast<std::uint64_t>(clamped));
+  }
+}
+
+void step::finish_qkv(int row_index, int layer, int thread) {
+  const layer_weights& from = weights_->layers[static_cast<std::size_t>(layer)];
+  float* qkv = qkv_.data() + at(row_index, sizes_.qkv);
+  for (std::size_t i = 0; i < from.qkv_bias.size(); ++i) qkv[i] += from.qkv_bias[i];
+  const int dim = shape().head_dim;
+  float* keys = qkv + shape().heads * dim;
+  for (int h = 0; h < shape().heads; ++h) shape_head(qkv + h * dim, from.q_norm, layer, row_index);
+  for (int h = 0; h < shape().kv_heads; ++h) {
+    shape_head(keys + h * dim, from.k_norm, layer, row_index);
+  }
+  append(row_index, layer, keys, keys + shape().kv_heads * dim, thread);
+}
+
+void step::attention_input(int layer) {
+  const layer_weights& from = weights_->layers[static_cast<std::size_t>(layer)];
+  const int count = static_cast<int>(rows_.size());
+  norm_rows(from.attention_norm, from.attention_norm_bias);
+  each_tile(*from.qkv, count, [&](int tile, int first, int end, const float* y) {
+    for (int r = first; r < end; ++r, y += tile_rows) {
+      std::copy_n(y, tile_rows, qkv_.data() + at(r, sizes_.qkv) + tile * tile_rows);
+    }
+  });
+  each_row(count, [&](int row_index, int thread) { finish_qkv(row_index, layer, thread); });
+}
+
+// Rows [first_row, first_row + count) of one slice, all query heads of one KV head.
+void step::attend_rows(int layer, const row& first, int first_row, int count, int kv_head) {
+  const model::layer_attention& rule = shape().attention[static_cast<std::size_t>(layer)];
+  const int dim = shape().head_dim;
+  const int group = shape().heads / shape().kv_heads;
+  attention_job job;
+  job.pages = batch_->slices[static_cast<std::size_t>(first.slice)].pages.data();
+  job.base = pool_.head_base(layer, kv_head);
+  job.page_stride = pool_.layout().layer_page_bytes();
+  job.head_dim = dim;
+  job.window = rule.window;
+  job.scale = shape().query_scale;
+  job.softcap = shape().attention_softcap;
+  job.half = pool_.layout().half;
+  for (int i = 0; i < count * group; ++i) {
+    const int r = first_row + i / group;
+    const int head = kv_head * group + i % group;
+    job.queries[job.query_count++] = {qkv_.data() + at(r, sizes_.qkv) + head * dim,
+                                      attention_.data() + at(r, sizes_.attention) + head * dim,
+                                      first.position + i / group};
+    if (job.query_count < attention_tile && i + 1 < count * group) continue;
+    kernels_.attend(job);
+    job.query_count = 0;
+  }
+}
+
+void step::attention(int layer) {
+  const int heads = shape().kv_heads;
+  threads_.run(static_cast<int>(blocks_.size()) * heads, [&](int ticket, int) {
+    // Late rows of a slice see most: they go first, so that no thread ends on a long ticket.
+    const auto index = blocks_.size() - 1 - static_cast<std::size_t>(ticket / heads);
+    const block& one = blocks_[index];
+    attend_rows(layer, rows_[static_cast<std::size_t>(one.first)], one.first, one.count,
+                ticket % heads);
+  });
+}
+
+void step::attention_output(int layer) {
+  const layer_weights& from = weights_->layers[static_cast<std::size_t>(layer)];
+  each_row(static_cast<int>(rows_.size()), [&](int row_index, int) {
+    inputs_.set(row_index, attention_.data() + at(row_index, sizes_.attention), sizes_.attention);
+  });
+  add_output(*from.o, from.o_bias, from.attention_post_norm);
+}
+
+}  // namespace foretoken::cpu

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sixteen floats as two AVX2 registers. Included once, inside an unnamed namespace.
+struct v16 {
+  __m256 a, b;
+};
+inline v16 set1(float x) {
+  return {_mm256_set1_ps(x), _mm256_set1_ps(x)};
+}
+inline v16 load(const float* p) {
+  return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
+inline void store(float* p, v16 x) {
+  _mm256_storeu_ps(p, x.a);
+  _mm256_storeu_ps(p + 8, x.b);
+}
+inline v16 load_half(const std::uint16_t* p) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+          _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+}
+inline void store_half(std::uint16_t* p, v16 x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8),
+                   _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
+}
+inline v16 operator+(v16 x, v16 y) {
+  return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
+}
+inline v16 operator-(v16 x, v16 y) {
+  return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)};
+}
+inline v16 operator*(v16 x, v16 y) {
+  return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
+}
+inline v16 operator/(v16 x, v16 y) {
+  return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
+}
+inline v16 fma(v16 x, v16 y, v16 z) {
+  return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+// A NaN in y comes through.
+inline v16 max(v16 x, v16 y) {
+  return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
+}
+inline v16 min(v16 x, v16 y) {
+  return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)};
+}
+inline v16 nearest(v16 x) {
+  constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return {_mm256_round_ps(x.a, mode), _mm256_round_ps(x.b, mode)};
+}
+inline __m256 power_of_two(__m256 n) {
+  const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+}
+// 2^n for whole n in [-126, 127]
+inline v16 power_of_two(v16 n) {
+  return {power_of_two(n.a), power_of_two(n.b)};
+}
+inline __m256 lanes_between(int first, int end, __m256i index) {
+  const __m256i low = _mm256_cmpgt_epi32(index, _mm256_set1_epi32(first - 1));
+  return _mm256_castsi256_ps(
+      _mm256_and_si256(low, _mm256_cmpgt_epi32(_mm256_set1_epi32(end), index)));
+}
+// Lanes [first, end) of x, others from `other`.
+inline v16 keep(v16 x, int first, int end, v16 other) {
+  const __m256i low = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i high = _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15);
+  return {_mm256_blendv_ps(other.a, x.a, lanes_between(first, end, low)),
+          _mm256_blendv_ps(other.b, x.b, lanes_between(first, end, high))};
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sixteen floats on AVX-512. Included once, inside an unnamed namespace.
+struct v16 {
+  __m512 v;
+};
+inline v16 set1(float x) {
+  return {_mm512_set1_ps(x)};
+}
+inline v16 load(const float* p) {
+  return {_mm512_loadu_ps(p)};
+}
+inline void store(float* p, v16 x) {
+  _mm512_storeu_ps(p, x.v);
+}
+inline v16 load_half(const std::uint16_t* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+inline void store_half(std::uint16_t* p, v16 x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
+}
+inline v16 operator+(v16 a, v16 b) {
+  return {_mm512_add_ps(a.v, b.v)};
+}
+inline v16 operator-(v16 a, v16 b) {
+  return {_mm512_sub_ps(a.v, b.v)};
+}
+inline v16 operator*(v16 a, v16 b) {
+  return {_mm512_mul_ps(a.v, b.v)};
+}
+inline v16 operator/(v16 a, v16 b) {
+  return {_mm512_div_ps(a.v, b.v)};
+}
+inline v16 fma(v16 a, v16 b, v16 c) {
+  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
+// A NaN in b comes through.
+inline v16 max(v16 a, v16 b) {
+  return {_mm512_max_ps(a.v, b.v)};
+}
+inline v16 min(v16 a, v16 b) {
+  return {_mm512_min_ps(a.v, b.v)};
+}
+inline v16 nearest(v16 x) {
+  return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT)};
+}
+// 2^n for whole n in [-126, 127]
+inline v16 power_of_two(v16 n) {
+  const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23))};
+}
+// Lanes [first, end) of x, others from `other`.
+inline v16 keep(v16 x, int first, int end, v16 other) {
+  const auto bits = ((1u << end) - 1u) & ~((1u << first) - 1u);
+  return {_mm512_mask_blend_ps(static_cast<__mmask16>(bits), other.v, x.v)};
+}
