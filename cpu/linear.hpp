@@ -41,7 +41,11 @@ class linear {
   // Packs `parts` one below the other (fused QKV; for `interleave16` with two parts of equal rows: 16
   // rows of the first, 16 of the second, and so on, for gate and up). All parts have equal columns and
   // one storage type, or each is packed in its own kind internally. Quantised types keep their own
-  // groups (lossless); f32, f16, bf16 stay as they are.
+  // groups (lossless); f32, f16, bf16 stay as they are. With interleave16, rows are first padded with
+  // zero rows to a multiple of 16 a part, so that rows() = 2 * padded rows.
+  // Parts of different types share a pack when each but the last has a multiple of 64 rows; else
+  // all of them become f32. Errors: invalid_argument (shapes), corrupt (too few bytes), unsupported
+  // (path not on this CPU), exhausted; `field` names the tensor.
   static result<std::unique_ptr<const linear>> pack(std::span<const model::tensor> parts,
                                                     bool interleave16, const options& chosen,
                                                     thread_pool& threads);
@@ -57,7 +61,8 @@ class linear {
                      std::size_t y_stride) const = 0;
 };
 
-// Bytes that pack() will take, computed before it does.
-std::uint64_t packed_bytes(std::span<const model::tensor> parts, const options& chosen);
+// Bytes that pack() will take, computed before it does; 0 when pack() will refuse.
+std::uint64_t packed_bytes(std::span<const model::tensor> parts, const options& chosen,
+                           bool interleave16 = false);
 
 }  // namespace foretoken::cpu

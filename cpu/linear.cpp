@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/linear.hpp"
+
+#include "base/assert.hpp"
+#include "cpu/dispatch.hpp"
+#include "cpu/linear_kernels.hpp"
+#include "cpu/linear_plan.hpp"
+
+namespace foretoken::cpu {
+namespace {
+
+class packed_linear final : public linear {
+ public:
+  packed_linear(linear_plan plan, memory_block memory, const linear_kernels& kernels)
+      : rows_(plan.rows),
+        columns_(plan.columns),
+        bytes_(plan.bytes()),
+        sections_(std::move(plan.sections)),
+        memory_(std::move(memory)),
+        kernels_(kernels) {}
+
+  int rows() const noexcept override { return rows_; }
+  int columns() const noexcept override { return columns_; }
+  std::uint64_t bytes() const noexcept override { return bytes_; }
+
+  void apply(int tile,
+             const activations& x,
+             int row_begin,
+             int row_end,
+             float* y,
+             std::size_t y_stride) const override {
+    const activations::storage& from = x.get();
+    FORETOKEN_ASSERT(tile >= 0 && tile < tiles() && row_begin >= 0 && row_end <= from.rows_max &&
+                     static_cast<std::size_t>(columns_) <= from.stride);
+    if (row_begin >= row_end) return;
+    const std::byte* at = memory_.data();
+    for (const linear_section& section : sections_) {
+      const int within = tile - section.first_tile;
+      if (within >= section.tiles) {
+        at += section.tile_bytes * static_cast<std::uint64_t>(section.tiles);
+        continue;
+      }
+      at += section.tile_bytes * static_cast<std::uint64_t>(within);
+      if (section.integer) {
+        kernels_.integer_tile(at, columns_ / block_columns, section.integers, from,
+                              {row_begin, row_end}, {y, y_stride});
+      } else {
+        kernels_.float_tile(at, columns_, section.floats, from, {row_begin, row_end},
+                            {y, y_stride});
+      }
+      return;
+    }
+  }
+
+ private:
+  int rows_;
+  int columns_;
+  std::uint64_t bytes_;
+  std::vector<linear_section> sections_;
+  memory_block memory_;
+  const linear_kernels& kernels_;
+};
+
+}  // namespace
+
+const linear_kernels& kernels_of(isa path) noexcept {
+  FORETOKEN_ASSERT(path != isa::automatic);
+  return portable_kernels;
+}
+
+result<std::unique_ptr<const linear>> linear::pack(std::span<const model::tensor> parts,
+                                                   bool interleave16,
+                                                   const options& chosen,
+                                                   thread_pool& threads) {
+  const auto path = choose_isa(chosen.path);
+  if (!path) return path.error();
+  auto plan = plan_linear(parts, interleave16, chosen);
+  if (!plan) return plan.error();
+  auto memory = memory_block::take(plan->bytes());
+  if (!memory) {
+    error failure = memory.error();
+    failure.field = parts[0].name;
+    return failure;
+  }
+  std::byte* at = memory->data();
+  for (const linear_section& section : plan->sections) {
+    threads.run(section.tiles, [&](int ticket, int) {
+      pack_tile(*plan, section, section.first_tile + ticket,
+                at + section.tile_bytes * static_cast<std::uint64_t>(ticket));
+    });
+    at += section.tile_bytes * static_cast<std::uint64_t>(section.tiles);
+  }
+  std::unique_ptr<const linear> packed = std::make_unique<packed_linear>(
+      std::move(plan).value(), std::move(memory).value(), kernels_of(path.value()));
+  return packed;
+}
+
+}  // namespace foretoken::cpu

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/thread_pool.hpp"
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#include "doctest/doctest.h"
+
+namespace foretoken::cpu {
+namespace {
+
+TEST_CASE("thread_pool: every ticket runs once, in every phase") {
+  for (const int threads : {1, 2, 5}) {
+    thread_pool pool(threads);
+    CHECK(pool.threads() == threads);
+    for (int phase = 0; phase < 3000; ++phase) {
+      const int tickets = phase % 17;
+      std::vector<int> runs(static_cast<std::size_t>(tickets),
+                            0);  // plain: the phase end orders them
+      pool.run(tickets, [&](int ticket, int thread) {
+        runs[static_cast<std::size_t>(ticket)] += thread >= 0 && thread < threads ? 1 : 100;
+      });
+      for (const int count : runs) REQUIRE(count == 1);
+    }
+  }
+}
+
+TEST_CASE("thread_pool: a phase after a long pause wakes parked threads") {
+  thread_pool pool(3);
+  for (int phase = 0; phase < 20; ++phase) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));  // long enough for all to park
+    std::atomic<int> runs{0};
+    pool.run(50, [&](int, int) { runs.fetch_add(1); });
+    CHECK(runs.load() == 50);
+  }
+}
+
+TEST_CASE("thread_pool: a slow ticket of one thread leaves the rest to the others") {
+  thread_pool pool(2);
+  std::atomic<int> others{0};
+  pool.run(200, [&](int ticket, int) {
+    if (ticket != 0) {
+      others.fetch_add(1);
+      return;
+    }
+    // Holds one ticket until all others are done by someone else.
+    while (others.load() < 199) std::this_thread::yield();
+  });
+  CHECK(others.load() == 199);
+}
+
+TEST_CASE("thread_pool: more threads than cores still finish") {
+  thread_pool pool(8);
+  long long sum = 0;
+  for (int phase = 0; phase < 300; ++phase) {
+    std::atomic<long long> phase_sum{0};
+    pool.run(64, [&](int ticket, int) { phase_sum.fetch_add(ticket); });
+    sum += phase_sum.load();
+  }
+  CHECK(sum == 300LL * 64 * 63 / 2);
+}
+
+}  // namespace
+}  // namespace foretoken::cpu
