@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+# libuv::uv through pkg-config, or a package file where one is installed.
+find_package(libuv CONFIG QUIET)
+if(TARGET libuv::uv)
+  set(libuv_FOUND TRUE)
+  return()
+endif()
+find_package(PkgConfig QUIET)
+if(PkgConfig_FOUND)
+  pkg_check_modules(libuv_pc QUIET IMPORTED_TARGET libuv)
+  set(libuv_VERSION ${libuv_pc_VERSION})
+endif()
+include(FindPackageHandleStandardArgs)
+find_package_handle_standard_args(libuv REQUIRED_VARS libuv_pc_FOUND VERSION_VAR libuv_VERSION)
+if(libuv_FOUND)
+  add_library(libuv::uv INTERFACE IMPORTED)
+  target_link_libraries(libuv::uv INTERFACE PkgConfig::libuv_pc)
+endif()
