@@ -46,7 +46,8 @@ void choice_stream::echo(const std::vector<token>& prompt, std::string text, tok
 }
 
 void choice_stream::echo_scores(const std::vector<token>& prompt,
-                                const std::vector<model::sampled>& scores, token_event& out) {
+                                const std::vector<model::sampled>& scores,
+                                token_event& out) {
   for (const auto& scored : scores) {
     if (scored_ >= prompt.size()) break;
     const token id = prompt[scored_++];

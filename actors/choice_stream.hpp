@@ -18,9 +18,11 @@ class choice_stream {
  public:
   choice_stream(std::shared_ptr<const tokenizer::tokenizer> words, const generate_request& request);
 
-  // The echoed prompt: its text leaves at once when no log-probabilities are wanted, else with scores.
+  // The echoed prompt: its text leaves at once when no log-probabilities are wanted, else with
+  // scores.
   void echo(const std::vector<token>& prompt, std::string text, token_event& out);
-  void echo_scores(const std::vector<token>& prompt, const std::vector<model::sampled>& scores,
+  void echo_scores(const std::vector<token>& prompt,
+                   const std::vector<model::sampled>& scores,
                    token_event& out);
 
   // One generated token. True when a stop string was found: nothing more may be pushed.
@@ -36,11 +38,11 @@ class choice_stream {
   tokenizer::detokenizer detokenizer_;
   tokenizer::stop_matcher stops_;
   bool logprobs_;
-  std::int64_t sent_characters_ = 0;     // characters of this choice's text that have left
-  std::int64_t seen_characters_ = 0;     // characters that began in any token so far
+  std::int64_t sent_characters_ = 0;  // characters of this choice's text that have left
+  std::int64_t seen_characters_ = 0;  // characters that began in any token so far
   std::vector<token> held_ids_;
-  std::vector<token_logprob> held_;      // wait for their text
-  std::size_t scored_ = 0;               // prompt tokens already described (echo)
+  std::vector<token_logprob> held_;  // wait for their text
+  std::size_t scored_ = 0;           // prompt tokens already described (echo)
 };
 
 // Characters that begin in `text`: every byte that does not continue one.

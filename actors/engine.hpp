@@ -18,7 +18,8 @@
 namespace foretoken::actors {
 
 // Receives events. deliver() runs on an engine thread: it must be quick and must not call back into
-// the engine's blocking functions (submit and cancel are fine). One call carries the events of one step.
+// the engine's blocking functions (submit and cancel are fine). One call carries the events of one
+// step.
 class event_sink {
  public:
   virtual ~event_sink() = default;
@@ -28,30 +29,32 @@ class event_sink {
 struct model_info {
   std::string name, architecture, format;
   int context = 0, vocabulary = 0;
-  std::string chat_family;               // "none" when the model has no chat template
-  std::int64_t created = 0;              // Unix seconds: when it was loaded
+  std::string chat_family;   // "none" when the model has no chat template
+  std::int64_t created = 0;  // Unix seconds: when it was loaded
 };
 
 struct engine_stats {
-  int requests = 0;                      // accepted and not ended
-  int waiting = 0, running = 0;          // sequences
+  int requests = 0;              // accepted and not ended
+  int waiting = 0, running = 0;  // sequences
   int pages_free = 0, pages_cached = 0, pages_used = 0;
   std::uint64_t executor_restarts = 0;
 };
 
-using load_progress = std::function<void(const char* stage, std::uint64_t done, std::uint64_t total)>;
+using load_progress =
+    std::function<void(const char* stage, std::uint64_t done, std::uint64_t total)>;
 
 class engine {
  public:
   // Loads the model and starts the actors; returns when requests can be answered.
   static result<std::unique_ptr<engine>> start(options chosen, load_progress progress = {});
-  virtual ~engine() = default;           // stop(0s) when still running
+  virtual ~engine() = default;  // stop(0s) when still running
 
   // Errors found at once come back here; later ones as an error_event. Events may arrive on another
   // thread before this call has returned the id.
   // Errors: invalid_argument (field = the parameter), exhausted (retry later), unsupported.
   virtual result<request_id> submit(generate_request request, std::shared_ptr<event_sink> sink) = 0;
-  virtual result<request_id> tokenize(std::string text, tokenizer::encode_options how,
+  virtual result<request_id> tokenize(std::string text,
+                                      tokenizer::encode_options how,
                                       std::shared_ptr<event_sink> sink) = 0;
   virtual result<std::string> detokenize(const std::vector<token>& ids) const = 0;
   // The request ends soon with its terminal event (cancelled). Unknown or ended id: ignored.
@@ -59,17 +62,18 @@ class engine {
 
   virtual const model_info& model() const noexcept = 0;
   virtual engine_stats stats() const = 0;
-  virtual bool ready() const noexcept = 0;          // an executor is up and not draining
-  virtual bool healthy() const noexcept = 0;        // the actors answer
-  virtual std::string metrics_page() = 0;           // Prometheus text format 0.0.4
+  virtual bool ready() const noexcept = 0;    // an executor is up and not draining
+  virtual bool healthy() const noexcept = 0;  // the actors answer
+  virtual std::string metrics_page() = 0;     // Prometheus text format 0.0.4
   virtual counters& metrics() noexcept = 0;
 
-  // Refuses new requests, lets running ones finish until the deadline, cancels the rest. Idempotent.
+  // Refuses new requests, lets running ones finish until the deadline, cancels the rest.
+  // Idempotent.
   virtual void stop(std::chrono::milliseconds drain) = 0;
 };
 
-// A sink that runs one callback per event on a thread of its own, never the executor's. For embedders
-// that have no loop. stop() (or the destructor) delivers what is queued and joins.
+// A sink that runs one callback per event on a thread of its own, never the executor's. For
+// embedders that have no loop. stop() (or the destructor) delivers what is queued and joins.
 class delivery_thread final : public event_sink {
  public:
   using callback = std::function<void(const event&)>;

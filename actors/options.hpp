@@ -11,22 +11,22 @@
 namespace foretoken::actors {
 
 struct options {
-  std::filesystem::path model;          // .gguf file or Hugging Face folder
-  std::string chat_template = "auto";   // auto = recognise the file's; or a family's name
-  std::uint64_t memory_bytes_max = 0;   // refuse a model whose plan is larger; 0 = no limit
-  int context_max = 0;                  // cut the model's context; 0 = the model's own
-  int choices_max = 16;                 // n of one request
+  std::filesystem::path model;         // .gguf file or Hugging Face folder
+  std::string chat_template = "auto";  // auto = recognise the file's; or a family's name
+  std::uint64_t memory_bytes_max = 0;  // refuse a model whose plan is larger; 0 = no limit
+  int context_max = 0;                 // cut the model's context; 0 = the model's own
+  int choices_max = 16;                // n of one request
   int logprobs_max = 20;
-  int stops_max = 16;                   // stop strings of one request
-  int stop_bytes_max = 256;             // bytes of one stop string
-  int logit_bias_max = 1024;            // entries of logit_bias
+  int stops_max = 16;         // stop strings of one request
+  int stop_bytes_max = 256;   // bytes of one stop string
+  int logit_bias_max = 1024;  // entries of logit_bias
   std::uint64_t prompt_bytes_max = 4u << 20;
-  int requests_max = 1024;              // accepted and not ended; more are refused
-  int inline_tokenize_bytes = 2048;     // longer text goes to the tokenizer actor
-  int worker_threads = 1;               // CAF workers for the event-based actors
-  std::chrono::milliseconds restart_backoff{10};      // doubles up to restart_backoff_max
+  int requests_max = 1024;                        // accepted and not ended; more are refused
+  int inline_tokenize_bytes = 2048;               // longer text goes to the tokenizer actor
+  int worker_threads = 1;                         // CAF workers for the event-based actors
+  std::chrono::milliseconds restart_backoff{10};  // doubles up to restart_backoff_max
   std::chrono::milliseconds restart_backoff_max{1000};
-  int crashes_max = 3;                  // executor deaths without a new token before a request fails
+  int crashes_max = 3;  // executor deaths without a new token before a request fails
   cpu::options cpu;
   scheduler::options scheduler;
 };

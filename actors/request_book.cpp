@@ -27,7 +27,8 @@ bool worth_sending(const token_event& out) {
 }  // namespace
 
 request_book::request_book(scheduler::batch_scheduler& plans,
-                           std::shared_ptr<const tokenizer::tokenizer> words, counters& metrics,
+                           std::shared_ptr<const tokenizer::tokenizer> words,
+                           counters& metrics,
                            book_limits limits)
     : plans_(plans), words_(std::move(words)), metrics_(metrics), limits_(limits) {}
 
@@ -45,7 +46,8 @@ void request_book::add(accepted_request added, time_point now) {
   const auto count = static_cast<std::size_t>(request.n);
   const bool scored = request.echo && request.sampling.logprobs >= 0;
   for (std::size_t i = 0; i < count; ++i) {
-    live.choices.push_back({choice_stream(words_, request), 0, 0, false, now, finish_reason::cancelled});
+    live.choices.push_back(
+        {choice_stream(words_, request), 0, 0, false, now, finish_reason::cancelled});
     const sequence_id sequence{++last_sequence_};
     live.sequences.push_back(sequence);
     owners_[sequence] = {id, i};
@@ -55,18 +57,19 @@ void request_book::add(accepted_request added, time_point now) {
   for (std::size_t i = 0; i < count; ++i) {
     auto sampling = std::make_shared<model::sampling_parameters>(request.sampling);
     sampling->seed = choice_seed(kept.what.seed, i);
-    const auto added_status =
-        plans_.add({kept.sequences[i], kept.what.space, kept.what.prompt, std::move(sampling),
-                    kept.what.max_tokens, scored});
+    const auto added_status = plans_.add({kept.sequences[i], kept.what.space, kept.what.prompt,
+                                          std::move(sampling), kept.what.max_tokens, scored});
     if (!added_status) {
       fail(id, added_status.error(), now);
+      finish_if_done(id, now);
       return;
     }
     if (!request.echo) continue;
     token_event out;
     out.choice = static_cast<int>(i);
     const auto* text = std::get_if<text_prompt>(&request.prompt);
-    kept.choices[i].text.echo(*kept.what.prompt, text ? *text : words_->decode(*kept.what.prompt), out);
+    kept.choices[i].text.echo(*kept.what.prompt, text ? *text : words_->decode(*kept.what.prompt),
+                              out);
     emit(kept, std::move(out));
   }
 }
@@ -121,7 +124,9 @@ void request_book::complete(const model::step_result& done, time_point now) {
   }
 }
 
-void request_book::apply(live_request& live, std::size_t index, const scheduler::progress& step,
+void request_book::apply(live_request& live,
+                         std::size_t index,
+                         const scheduler::progress& step,
                          time_point now) {
   auto& part = live.choices[index];
   if (part.ended) return;
@@ -129,7 +134,8 @@ void request_book::apply(live_request& live, std::size_t index, const scheduler:
   if ((step.next && step.next->non_finite) ||
       std::any_of(step.scores.begin(), step.scores.end(), broken)) {
     metrics_.non_finite_logits.add();
-    fail(live.what.id, {errc::device, "the model produced logits that are not finite", "model"}, now);
+    fail(live.what.id, {errc::device, "the model produced logits that are not finite", "model"},
+         now);
     return;
   }
   part.crashes = 0;
@@ -146,8 +152,11 @@ void request_book::apply(live_request& live, std::size_t index, const scheduler:
   if (part.ended) emit(live, choice_event{static_cast<int>(index), part.reason});
 }
 
-void request_book::take_token(live_request& live, std::size_t index, const model::sampled& next,
-                              token_event& out, time_point now) {
+void request_book::take_token(live_request& live,
+                              std::size_t index,
+                              const model::sampled& next,
+                              token_event& out,
+                              time_point now) {
   auto& part = live.choices[index];
   ++part.generated;
   ++live.completion_tokens;
@@ -234,6 +243,7 @@ void request_book::emit(const live_request& live, decltype(event::what) what) {
   auto at = std::find_if(outbox_.begin(), outbox_.end(), same);
   if (at == outbox_.end()) at = outbox_.insert(outbox_.end(), {live.what.sink, {}});
   at->second.push_back({live.what.id, std::move(what)});
+  if (at->second.back().terminal()) metrics_.requests_open.add(-1);
 }
 
 void request_book::deliver() {

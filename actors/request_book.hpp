@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// Every accepted request from its first step to its terminal event: which sequences it has, what text
-// they have produced, when they stop. The plain object inside the batcher actor: no thread, no clock
-// (time is an argument), no CAF.
+// Every accepted request from its first step to its terminal event: which sequences it has, what
+// text they have produced, when they stop. The plain object inside the batcher actor: no thread, no
+// clock (time is an argument), no CAF.
 //
-// Invariants: 1. every request that add() took ends with exactly one terminal event; 2. no event of a
-// request follows its terminal event; 3. a sequence of the scheduler belongs to one live request.
+// Invariants: 1. every request that add() took ends with exactly one terminal event; 2. no event of
+// a request follows its terminal event; 3. a sequence of the scheduler belongs to one live request.
 
 #include <chrono>
 #include <cstdint>
@@ -32,19 +32,21 @@ struct accepted_request {
   std::shared_ptr<event_sink> sink;
   cache::cache_namespace space{};
   std::uint64_t seed = 0;
-  int max_tokens = 0;                    // already cut to the context left
+  int max_tokens = 0;  // already cut to the context left
   time_point accepted{};
 };
 
 struct book_limits {
-  int crashes_max = 3;                   // executor deaths without progress before a request fails
+  int crashes_max = 3;  // executor deaths without progress before a request fails
 };
 
 class request_book {
  public:
-  request_book(scheduler::batch_scheduler& plans, std::shared_ptr<const tokenizer::tokenizer> words,
-               counters& metrics, book_limits limits);
-  ~request_book();                       // open requests end with an error event
+  request_book(scheduler::batch_scheduler& plans,
+               std::shared_ptr<const tokenizer::tokenizer> words,
+               counters& metrics,
+               book_limits limits);
+  ~request_book();  // open requests end with an error event
 
   // A request that cannot be scheduled ends at once with an error event.
   void add(accepted_request added, time_point now);
@@ -73,13 +75,19 @@ class request_book {
     int open_choices = 0;
     int completion_tokens = 0;
     int cached_tokens = -1;
-    bool queued = true;                  // no step has held it yet
-    bool started = false;                // a token has come
+    bool queued = true;    // no step has held it yet
+    bool started = false;  // a token has come
   };
   using request_map = std::unordered_map<request_id, live_request>;
 
-  void apply(live_request& live, std::size_t index, const scheduler::progress& step, time_point now);
-  void take_token(live_request& live, std::size_t index, const model::sampled& next, token_event& out,
+  void apply(live_request& live,
+             std::size_t index,
+             const scheduler::progress& step,
+             time_point now);
+  void take_token(live_request& live,
+                  std::size_t index,
+                  const model::sampled& next,
+                  token_event& out,
                   time_point now);
   void end_choice(live_request& live, std::size_t index, finish_reason reason);
   void fail(request_id id, error failure, time_point now);

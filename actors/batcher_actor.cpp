@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "actors/batcher_actor.hpp"
+
+#include "actors/mailbox.hpp"
+#include "base/log.hpp"
+
+namespace foretoken::actors {
+namespace {
+
+time_point now() {
+  return std::chrono::steady_clock::now();
+}
+
+class batcher_state : public batcher_actor::base {
+ public:
+  batcher_state(caf::actor_config& config, batcher_parts parts)
+      : batcher_actor::base(config),
+        parts_(std::move(parts)),
+        plans_(parts_.chosen->scheduler, *parts_.pages),
+        book_(plans_, parts_.model->words, *parts_.metrics, {parts_.chosen->crashes_max}) {}
+
+  const char* name() const override { return "batcher"; }
+
+  behavior_type make_behavior() override {
+    return {
+        [this](const submit& message) {
+          handled();
+          book_.add(*message.request, now());
+          advance();
+        },
+        [this](const cancel_request& message) {
+          handled();
+          book_.cancel(message.id, now());
+          advance();
+        },
+        [this](const cancel_every_request&) {
+          handled();
+          book_.cancel_all(now());
+          advance();
+        },
+        [this](const step_done& message) {
+          handled();
+          if (message.epoch != epoch_) return;  // from an executor that is gone
+          parts_.metrics->step_time.observe(std::chrono::duration<double>(message.took).count());
+          book_.complete(*message.result, now());
+          advance();
+        },
+        [this](const executor_up& message) {
+          handled();
+          epoch_ = message.epoch;
+          executor_ = message.executor;
+          advance();
+        },
+        [this](const executor_lost& message) {
+          handled();
+          if (message.epoch != epoch_) return;
+          executor_ = nullptr;
+          book_.executor_lost(now());
+          advance();
+        },
+    };
+  }
+
+  void on_exit() override { executor_ = nullptr; }  // a kept handle would keep its thread
+
+ private:
+  void handled() { parts_.metrics->mailbox_batcher.add(-1); }
+
+  // The next step leaves before the events of the last one are handed out.
+  void advance() {
+    while (executor_) {
+      auto batch = book_.plan(now());
+      if (!batch) break;
+      tell(parts_.metrics->mailbox_executor, executor_,
+           run_step{std::make_shared<const model::micro_batch>(*std::move(batch))});
+    }
+    book_.deliver();
+    publish();
+  }
+
+  void publish() {
+    const auto stats = plans_.stats();
+    parts_.metrics->sequences_waiting.set(stats.waiting);
+    parts_.metrics->sequences_running.set(stats.running);
+    parts_.metrics->preemptions.add(stats.preemptions - preemptions_);
+    parts_.metrics->recovered.add(stats.recovered - recovered_);
+    preemptions_ = stats.preemptions;
+    recovered_ = stats.recovered;
+    if (stats.running < running_)
+      tell(parts_.metrics->mailbox_cache_manager, parts_.cache_manager, pages_released{});
+    running_ = stats.running;
+  }
+
+  batcher_parts parts_;
+  scheduler::batch_scheduler plans_;
+  request_book book_;
+  executor_actor executor_;
+  std::uint64_t epoch_ = 0;
+  std::uint64_t preemptions_ = 0, recovered_ = 0;
+  int running_ = 0;
+};
+
+}  // namespace
+
+batcher_actor spawn_batcher(caf::actor_system& system, batcher_parts parts) {
+  return system.spawn<batcher_state>(std::move(parts));
+}
+
+}  // namespace foretoken::actors

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "actors/protocol.hpp"
+
+namespace foretoken::actors {
+
+// What the batcher shares with the rest; all of it outlives the actor system's actors.
+struct batcher_parts {
+  std::shared_ptr<const loaded_model> model;
+  std::shared_ptr<cache::kv_cache> pages;
+  std::shared_ptr<counters> metrics;
+  std::shared_ptr<const options> chosen;
+  cache_manager_actor cache_manager;
+};
+
+// The only place where requests wait. Event-based; wraps request_book over batch_scheduler; keeps
+// the executor busy within its credits and sends each step's events straight to their sinks.
+batcher_actor spawn_batcher(caf::actor_system& system, batcher_parts parts);
+
+}  // namespace foretoken::actors

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "actors/cache_manager_actor.hpp"
+
+#include <algorithm>
+
+namespace foretoken::actors {
+namespace {
+
+// Pages kept free ahead of demand: 1/32 of the pool, so that a growing sequence rarely has to
+// reclaim.
+constexpr int reserve_divisor = 32;
+
+class cache_manager_state : public cache_manager_actor::base {
+ public:
+  cache_manager_state(caf::actor_config& config,
+                      std::shared_ptr<cache::kv_cache> pages,
+                      std::shared_ptr<counters> metrics)
+      : cache_manager_actor::base(config), pages_(std::move(pages)), metrics_(std::move(metrics)) {}
+
+  const char* name() const override { return "cache_manager"; }
+
+  behavior_type make_behavior() override {
+    return {
+        [this](const pages_released&) {
+          metrics_->mailbox_cache_manager.add(-1);
+          refill_reserve();
+        },
+        [this](const trim_cache& message) { pages_->trim(message.pages); },
+        [this](const get_cache_stats&) { return cache_stats{pages_->counts()}; },
+    };
+  }
+
+ private:
+  void refill_reserve() {
+    const auto counts = pages_->counts();
+    const int lacking = pages_->pages() / reserve_divisor - counts.free;
+    if (lacking > 0 && counts.cached > 0) pages_->trim(std::max(0, counts.cached - lacking));
+  }
+
+  std::shared_ptr<cache::kv_cache> pages_;
+  std::shared_ptr<counters> metrics_;
+};
+
+}  // namespace
+
+cache_manager_actor spawn_cache_manager(caf::actor_system& system,
+                                        std::shared_ptr<cache::kv_cache> pages,
+                                        std::shared_ptr<counters> metrics) {
+  return system.spawn<cache_manager_state>(std::move(pages), std::move(metrics));
+}
+
+}  // namespace foretoken::actors

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "actors/protocol.hpp"
+
+namespace foretoken::actors {
+
+// Owns the books of the KV pages. Look-ups and leases go to the books directly (one short lock, no
+// message); what can wait comes here: reclaiming old pages so that a step finds free ones,
+// trimming, statistics.
+cache_manager_actor spawn_cache_manager(caf::actor_system& system,
+                                        std::shared_ptr<cache::kv_cache> pages,
+                                        std::shared_ptr<counters> metrics);
+
+}  // namespace foretoken::actors

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "actors/protocol.hpp"
+
+namespace foretoken::actors {
+
+struct executor_parts {
+  std::uint64_t epoch = 0;
+  device_factory make_device;
+  batcher_actor batcher;
+  std::shared_ptr<counters> metrics;
+};
+
+// One per device, on a thread of its own: takes a micro-batch, runs the forward pass, reports. Dies
+// when its device fails; the supervisor then starts a successor. REQUIRES to be called from an
+// actor. `detached` is false only under a test's coordinator.
+executor_actor spawn_executor(caf::local_actor& parent, executor_parts parts, bool detached);
+
+}  // namespace foretoken::actors

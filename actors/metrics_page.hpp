@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <string>
+
+#include "base/counters.hpp"
+
+namespace foretoken::actors {
+
+// What the process itself reports; read from the system at sampling time.
+struct process_sample {
+  double cpu_seconds = 0, start_time_seconds = 0;
+  double resident_bytes = 0, virtual_bytes = 0;
+  double open_fds = 0, max_fds = 0, threads = 0;
+};
+process_sample sample_process();
+
+// The Prometheus text page (format 0.0.4) of all counters, in the table's order.
+std::string render_metrics(const counters& values,
+                           const process_sample& process,
+                           const std::string& model_name);
+
+}  // namespace foretoken::actors

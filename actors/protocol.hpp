@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Every message between actors, and every actor's interface: one struct a message, commands in the
+// imperative, facts in the past tense. Payloads are shared and immutable; nothing here leaves the
+// process. A new CAF version touches this file and the spawn functions.
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <caf/all.hpp>
+
+#include "actors/options.hpp"
+#include "actors/request.hpp"
+#include "actors/request_book.hpp"
+#include "model/micro_batch.hpp"
+#include "model/ops.hpp"
+#include "tokenizer/tokenizer.hpp"
+
+namespace foretoken::actors {
+
+// Makes a fresh device for one executor, on the executor's own thread.
+using device_factory = std::function<result<std::unique_ptr<model::ops>>()>;
+
+// What a model loader brings: everything the other actors share, immutable.
+struct loaded_model {
+  model::hyperparameters shape;
+  std::shared_ptr<const tokenizer::tokenizer> words;
+  tokenizer::chat_family chat = tokenizer::chat_family::none;
+  error chat_problem;  // why chat is none, when the file's template is unknown
+  model_info info;
+  std::uint64_t fingerprint = 0;
+  int kv_pages = 0;
+  device_factory make_device;
+};
+
+// -- batcher
+struct submit {
+  std::shared_ptr<const accepted_request> request;
+};
+struct cancel_request {
+  request_id id{};
+};
+struct cancel_every_request {};
+struct step_done {
+  std::uint64_t epoch = 0;  // the incarnation of the executor that ran it
+  std::shared_ptr<const model::step_result> result;
+  std::chrono::nanoseconds took{};
+};
+struct executor_lost {
+  std::uint64_t epoch = 0;
+};
+
+// -- executor
+struct run_step {
+  std::shared_ptr<const model::micro_batch> batch;
+};
+
+// -- tokenizer
+struct encode_prompt {
+  std::shared_ptr<accepted_request> request;
+};
+struct encode_text {
+  request_id id{};
+  std::shared_ptr<const std::string> text;
+  tokenizer::encode_options how;
+  std::shared_ptr<event_sink> sink;
+};
+
+// -- cache manager
+struct pages_released {};
+struct trim_cache {
+  int pages = 0;
+};
+struct get_cache_stats {};
+struct cache_stats {
+  cache::page_counts counts;
+};
+
+// -- metrics
+struct sample_metrics {};
+
+// -- model loader
+struct load_model {
+  std::shared_ptr<const options> chosen;
+};
+struct model_loaded {
+  std::shared_ptr<const loaded_model> model;
+  error why;
+};  // no model: why
+
+// -- supervisor
+struct restart_executor {};  // an operator's or a test's command: kill it, start anew
+struct executor_due {};      // the back-off is over
+struct ping {};
+struct pong {};
+
+using executor_actor = caf::typed_actor<caf::reacts_to<run_step>>;
+struct executor_up {
+  std::uint64_t epoch = 0;
+  executor_actor executor;
+};
+using batcher_actor = caf::typed_actor<caf::reacts_to<submit>,
+                                       caf::reacts_to<cancel_request>,
+                                       caf::reacts_to<cancel_every_request>,
+                                       caf::reacts_to<step_done>,
+                                       caf::reacts_to<executor_up>,
+                                       caf::reacts_to<executor_lost>>;
+using tokenizer_actor =
+    caf::typed_actor<caf::reacts_to<encode_prompt>, caf::reacts_to<encode_text>>;
+using cache_manager_actor = caf::typed_actor<caf::reacts_to<pages_released>,
+                                             caf::reacts_to<trim_cache>,
+                                             caf::replies_to<get_cache_stats>::with<cache_stats>>;
+using metrics_actor = caf::typed_actor<caf::reacts_to<sample_metrics>>;
+using model_loader_actor = caf::typed_actor<caf::replies_to<load_model>::with<model_loaded>>;
+using supervisor_actor = caf::typed_actor<caf::reacts_to<restart_executor>,
+                                          caf::reacts_to<executor_due>,
+                                          caf::replies_to<ping>::with<pong>>;
+
+}  // namespace foretoken::actors
+
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::submit)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::cancel_request)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::cancel_every_request)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::step_done)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::executor_lost)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::executor_up)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::run_step)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::encode_prompt)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::encode_text)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::pages_released)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::trim_cache)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::get_cache_stats)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::cache_stats)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::sample_metrics)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::load_model)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::model_loaded)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::restart_executor)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::executor_due)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::ping)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::pong)

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "actors/engine.hpp"
+
+#include <doctest/doctest.h>
+
+#include "actors/handles.hpp"
+#include "fake_model.hpp"
+
+using namespace foretoken;
+using namespace foretoken::actors;
+using namespace std::chrono_literals;
+
+namespace {
+
+std::unique_ptr<engine> start_fake(options chosen = {}, int pages = 64) {
+  auto started = actors::start(std::move(chosen), testing::fake_model(pages), nullptr);
+  REQUIRE(started);
+  return std::move(started).value();
+}
+
+generate_request ask(std::string prompt, int tokens) {
+  generate_request request;
+  request.prompt = std::move(prompt);
+  request.max_tokens = tokens;
+  return request;
+}
+
+}  // namespace
+
+TEST_CASE("engine: streams a request's text to its sink") {
+  auto running = start_fake();
+  auto sink = std::make_shared<testing::recorder>();
+  const auto id = running->submit(ask("hello", 30), sink);
+  REQUIRE(id);
+  REQUIRE(sink->wait(1));
+  CHECK(sink->text(*id) == testing::expected_text("hello", 30));
+  CHECK(running->stats().requests == 0);
+  CHECK(running->ready());
+}
+
+TEST_CASE("engine: a long text goes through the tokenizer actor and says the same") {
+  options chosen;
+  chosen.inline_tokenize_bytes = 4;
+  auto running = start_fake(chosen);
+  auto sink = std::make_shared<testing::recorder>();
+  const auto id = running->submit(ask("hello there", 30), sink);
+  REQUIRE(id);
+  REQUIRE(sink->wait(1));
+  CHECK(sink->text(*id) == testing::expected_text("hello there", 30));
+}
+
+TEST_CASE("engine: a prompt that extends an earlier one reuses its pages") {
+  auto running = start_fake();
+  auto sink = std::make_shared<testing::recorder>();
+  const std::string first(100, 'x');
+  REQUIRE(running->submit(ask(first, 4), sink));
+  REQUIRE(sink->wait(1));
+  const auto id = running->submit(ask(first + "yz", 4), sink);
+  REQUIRE(id);
+  REQUIRE(sink->wait(2));
+  const auto last = sink->events().back();
+  REQUIRE(std::holds_alternative<done_event>(last.what));
+  CHECK(std::get<done_event>(last.what).usage.cached_tokens >= 100);
+  CHECK(sink->text(*id) == testing::expected_text(first + "yz", 4));
+}
+
+TEST_CASE("engine: another cache_salt shares nothing") {
+  auto running = start_fake();
+  auto sink = std::make_shared<testing::recorder>();
+  auto request = ask(std::string(100, 'x'), 4);
+  REQUIRE(running->submit(request, sink));
+  REQUIRE(sink->wait(1));
+  request.cache_salt = "tenant";
+  REQUIRE(running->submit(request, sink));
+  REQUIRE(sink->wait(2));
+  CHECK(std::get<done_event>(sink->events().back().what).usage.cached_tokens == 0);
+}
+
+TEST_CASE("engine: bad parameters are refused by name") {
+  auto running = start_fake();
+  auto sink = std::make_shared<testing::recorder>();
+  struct row {
+    const char* field;
+    std::function<void(generate_request&)> spoil;
+  };
+  const std::vector<row> rows{
+      {"max_tokens", [](auto& r) { r.max_tokens = 0; }},
+      {"max_tokens", [](auto& r) { r.max_tokens = -1; }},
+      {"n", [](auto& r) { r.n = 0; }},
+      {"n", [](auto& r) { r.n = 1000; }},
+      {"temperature", [](auto& r) { r.sampling.temperature = -1; }},
+      {"temperature",
+       [](auto& r) { r.sampling.temperature = std::numeric_limits<float>::quiet_NaN(); }},
+      {"top_p", [](auto& r) { r.sampling.top_p = 0; }},
+      {"top_k", [](auto& r) { r.sampling.top_k = -1; }},
+      {"min_p", [](auto& r) { r.sampling.min_p = 2; }},
+      {"presence_penalty", [](auto& r) { r.sampling.presence_penalty = 3; }},
+      {"logprobs", [](auto& r) { r.sampling.logprobs = 100; }},
+      {"logit_bias",
+       [](auto& r) {
+         r.sampling.logit_bias = {{100000, 1.0f}};
+       }},
+      {"stop", [](auto& r) { r.stop = {""}; }},
+      {"cache_salt", [](auto& r) { r.cache_salt = "two words"; }},
+      {"prompt", [](auto& r) { r.prompt = std::string(); }},
+      {"prompt", [](auto& r) { r.prompt = token_prompt{-1}; }},
+      {"prompt", [](auto& r) { r.prompt = token_prompt(600, 'a'); }},
+      {"messages",
+       [](auto& r) {
+         r.prompt = chat_prompt{{"user", "hi"}};
+       }},
+  };
+  for (const auto& [field, spoil] : rows) {
+    CAPTURE(field);
+    auto request = ask("hello", 4);
+    spoil(request);
+    const auto refused = running->submit(request, sink);
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().field == field);
+  }
+  CHECK(running->stats().requests == 0);
+}
+
+TEST_CASE("engine: more requests than the bound are refused as exhausted") {
+  options chosen;
+  chosen.requests_max = 2;
+  auto running = start_fake(chosen);
+  auto sink = std::make_shared<testing::recorder>();
+  int refused = 0;
+  for (int i = 0; i < 200; ++i) {
+    const auto id = running->submit(ask("hello", 400), sink);
+    if (!id) {
+      CHECK(id.error().code == errc::exhausted);
+      ++refused;
+    }
+  }
+  CHECK(refused > 0);
+  REQUIRE(sink->wait(200 - refused));
+}
+
+TEST_CASE("engine: executors killed in mid-stream change no byte") {
+  options chosen;
+  chosen.restart_backoff = 1ms;
+  chosen.restart_backoff_max = 1ms;
+  auto running = start_fake(chosen, 512);
+  auto sink = std::make_shared<testing::recorder>();
+  std::vector<std::pair<request_id, std::string>> all;
+  for (int i = 0; i < 8; ++i) {
+    const auto prompt = "stream " + std::to_string(i);
+    all.emplace_back(*running->submit(ask(prompt, 400), sink), testing::expected_text(prompt, 400));
+  }
+  for (int i = 0; i < 20; ++i) {
+    caf::anon_send(handles_of(*running).supervisor, restart_executor{});
+    std::this_thread::sleep_for(3ms);  // spreads the kills over the streams; nothing depends on it
+  }
+  REQUIRE(sink->wait(8));
+  for (const auto& [id, text] : all) CHECK(sink->text(id) == text);
+}
+
+TEST_CASE("engine: stop lets streams finish within the drain and refuses new ones") {
+  auto running = start_fake();
+  auto sink = std::make_shared<testing::recorder>();
+  const auto id = running->submit(ask("hello", 100), sink);
+  REQUIRE(id);
+  running->stop(10s);
+  CHECK(sink->terminal() == 1);
+  CHECK(sink->text(*id) == testing::expected_text("hello", 100));
+  const auto refused = running->submit(ask("hello", 1), sink);
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().code == errc::exhausted);
+}
+
+TEST_CASE("engine: the metrics page holds the table's names") {
+  auto running = start_fake();
+  const auto page = running->metrics_page();
+  for (const auto* name :
+       {"foretoken_kv_pages{state=\"used\"} 0", "foretoken_requests_total",
+        "process_resident_memory_bytes", "foretoken_time_to_first_token_seconds_bucket"}) {
+    CAPTURE(name);
+    CHECK(page.find(name) != std::string::npos);
+  }
+}
+
+TEST_CASE("delivery_thread: events reach the callback on one other thread") {
+  auto running = start_fake();
+  std::vector<std::thread::id> threads;
+  std::string text;
+  auto delivery = std::make_shared<delivery_thread>([&](const event& one) {
+    threads.push_back(std::this_thread::get_id());
+    if (const auto* piece = std::get_if<token_event>(&one.what)) text += piece->text;
+  });
+  REQUIRE(running->submit(ask("hello", 20), delivery));
+  running->stop(10s);
+  delivery->stop();
+  REQUIRE_FALSE(threads.empty());
+  for (const auto& id : threads) {
+    CHECK(id == threads.front());
+    CHECK(id != std::this_thread::get_id());
+  }
+  CHECK(text == testing::expected_text("hello", 20));
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "actors/supervisor_actor.hpp"
+
+#include <doctest/doctest.h>
+#include <caf/scheduler/test_coordinator.hpp>
+
+#include "actors/batcher_actor.hpp"
+#include "actors/cache_manager_actor.hpp"
+#include "fake_model.hpp"
+
+using namespace foretoken;
+using namespace foretoken::actors;
+using namespace std::chrono_literals;
+
+namespace {
+
+// Actors under CAF's test coordinator: no threads, virtual time, no sleeps.
+struct world {
+  struct settings : caf::actor_system_config {
+    settings() { set("scheduler.policy", caf::atom("testing")); }
+  };
+
+  explicit world(std::shared_ptr<std::atomic<int>> steps_left = nullptr)
+      : system(config), time(static_cast<caf::scheduler::test_coordinator&>(system.scheduler())) {
+    model = testing::fake_model(64, std::move(steps_left));
+    pages = std::make_shared<cache::kv_cache>(64);
+    cache_manager = spawn_cache_manager(system, pages, metrics);
+    batcher = spawn_batcher(system, {model, pages, metrics, chosen, cache_manager});
+    supervisor = spawn_supervisor(system, {model, chosen, metrics, batcher, tokenizer_actor{},
+                                           cache_manager, metrics_actor{}, broken, false});
+    time.run();
+  }
+  ~world() {
+    caf::anon_send_exit(supervisor, caf::exit_reason::user_shutdown);
+    time.run();
+  }
+  request_id submit_text(const std::string& prompt, int tokens) {
+    auto accepted = std::make_shared<accepted_request>();
+    auto request = std::make_shared<generate_request>();
+    request->prompt = prompt;
+    request->max_tokens = tokens;
+    accepted->id = request_id{++last};
+    accepted->request = request;
+    accepted->prompt = std::make_shared<const std::vector<token>>(model->words->encode(prompt));
+    accepted->max_tokens = tokens;
+    accepted->sink = sink;
+    caf::anon_send(batcher, submit{accepted});
+    return request_id{last};
+  }
+
+  settings config;
+  caf::actor_system system;
+  caf::scheduler::test_coordinator& time;
+  std::shared_ptr<const options> chosen = std::make_shared<const options>();
+  std::shared_ptr<counters> metrics = std::make_shared<counters>();
+  std::shared_ptr<std::atomic<bool>> broken = std::make_shared<std::atomic<bool>>(false);
+  std::shared_ptr<const loaded_model> model;
+  std::shared_ptr<cache::kv_cache> pages;
+  std::shared_ptr<testing::recorder> sink = std::make_shared<testing::recorder>();
+  cache_manager_actor cache_manager;
+  batcher_actor batcher;
+  supervisor_actor supervisor;
+  std::uint64_t last = 0;
+};
+
+}  // namespace
+
+TEST_CASE("supervisor: a request goes through batcher and executor and back") {
+  world w;
+  const auto id = w.submit_text("hello", 12);
+  w.time.run();
+  CHECK(w.sink->terminal() == 1);
+  CHECK(w.sink->text(id) == testing::expected_text("hello", 12));
+  CHECK(w.pages->counts().used == 0);
+}
+
+TEST_CASE("supervisor: a dead executor is replaced after its back-off and the stream goes on") {
+  auto steps = std::make_shared<std::atomic<int>>(5);
+  world w(steps);
+  const auto id = w.submit_text("hello", 12);
+  w.time.run();
+  CHECK(w.sink->terminal() == 0);
+  CHECK(w.metrics->executor_up.value() == 0);
+  CHECK(w.metrics->executor_restarts.value() == 1);
+  steps->store(1000);
+  w.time.advance_time(9ms);
+  w.time.run();
+  CHECK(w.metrics->executor_up.value() == 0);  // 10 ms is the first back-off
+  w.time.advance_time(1ms);
+  w.time.run();
+  CHECK(w.metrics->executor_up.value() == 1);
+  CHECK(w.sink->terminal() == 1);
+  CHECK(w.sink->text(id) == testing::expected_text("hello", 12));
+}
+
+TEST_CASE("supervisor: restart_executor in mid-stream changes no byte") {
+  world w;
+  const auto id = w.submit_text("hello", 40);
+  for (int i = 0; i < 30; ++i) w.time.run_once();
+  caf::anon_send(w.supervisor, restart_executor{});
+  w.time.run();
+  for (int i = 0; i < 3; ++i) {
+    w.time.advance_time(1s);
+    w.time.run();
+  }
+  CHECK(w.metrics->executor_restarts.value() == 1);
+  CHECK(w.sink->terminal() == 1);
+  CHECK(w.sink->text(id) == testing::expected_text("hello", 40));
+}
+
+TEST_CASE("supervisor: an actor that must not die makes the engine unhealthy") {
+  world w;
+  caf::anon_send_exit(w.cache_manager, caf::exit_reason::kill);
+  w.time.run();
+  CHECK(w.broken->load());
+}
