@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "config/keys.hpp"
+
+#include "config/bind.hpp"
+
+namespace foretoken::config {
+namespace {
+
+void add_model_keys(std::vector<key>& out) {
+  out.push_back(path("model.path",
+                     "A .gguf file or a Hugging Face folder. The flag --model sets it.",
+                     FORETOKEN_MEMBER(engine.model)));
+  out.push_back(
+      text("model.chat_template",
+           "How messages become a prompt: auto recognises the file's template; or a family: "
+           "chatml, smollm2, qwen, llama2, llama3, mistral, gemma, none.",
+           FORETOKEN_MEMBER(engine.chat_template)));
+  out.push_back(bytes("model.memory_bytes_max", 0, bytes_max,
+                      "Refuse a model whose memory plan is larger; 0 = no limit.",
+                      FORETOKEN_MEMBER(engine.memory_bytes_max)));
+  out.push_back(integer("model.context_max", 0, 1 << 24,
+                        "Cut the model's context to this many tokens; 0 = the model's own.",
+                        FORETOKEN_MEMBER(engine.context_max)));
+}
+
+void add_device_keys(std::vector<key>& out) {
+  out.push_back(integer("cpu.threads", 0, 1024,
+                        "Compute threads; 0 = chosen from the cores present.",
+                        FORETOKEN_MEMBER(engine.cpu.threads)));
+  out.push_back(choice<cpu::numerics>(
+      "cpu.numerics", {{"exact", cpu::numerics::exact}, {"float32", cpu::numerics::float32}},
+      "exact: 16-bit activations, KV in f16. float32: slow, for checking.",
+      FORETOKEN_MEMBER(engine.cpu.precision)));
+  out.push_back(choice<cpu::isa>("cpu.isa",
+                                 {{"auto", cpu::isa::automatic},
+                                  {"avx512", cpu::isa::avx512},
+                                  {"avx2", cpu::isa::avx2},
+                                  {"portable", cpu::isa::portable}},
+                                 "Instruction set; auto takes the best the CPU has.",
+                                 FORETOKEN_MEMBER(engine.cpu.path)));
+  out.push_back(integer("cpu.rows_max", 1, 65536, "Rows (tokens) of one step; sizes the workspace.",
+                        FORETOKEN_MEMBER(engine.cpu.rows_max)));
+  out.push_back(bytes("cache.kv_bytes", 1 << 16, bytes_max,
+                      "Keys and values of all sequences and of the prefix cache. Address space at "
+                      "start, memory as it is touched.",
+                      FORETOKEN_MEMBER(engine.cpu.kv_bytes)));
+}
+
+void add_scheduler_keys(std::vector<key>& out) {
+  out.push_back(integer("scheduler.sequences_max", 1, 65536,
+                        "Sequences that run at once; the others wait.",
+                        FORETOKEN_MEMBER(engine.scheduler.sequences_max)));
+  out.push_back(integer("scheduler.waiting_max", 0, 1 << 24,
+                        "Sequences that may wait; more are refused.",
+                        FORETOKEN_MEMBER(engine.scheduler.waiting_max)));
+  out.push_back(integer("scheduler.step_tokens_max", 1, 65536,
+                        "Rows of one micro-batch; at most cpu.rows_max.",
+                        FORETOKEN_MEMBER(engine.scheduler.step_tokens_max)));
+  out.push_back(integer("scheduler.prefill_chunk", 1, 65536,
+                        "Prompt tokens computed in a step that also decodes.",
+                        FORETOKEN_MEMBER(engine.scheduler.prefill_chunk)));
+  out.push_back(integer("scheduler.credits", 1, 64,
+                        "Micro-batches in flight: one runs, the others are staged.",
+                        FORETOKEN_MEMBER(engine.scheduler.credits)));
+}
+
+void add_request_keys(std::vector<key>& out) {
+  out.push_back(integer("request.open_max", 1, 1 << 24,
+                        "Requests accepted and not ended; more are refused.",
+                        FORETOKEN_MEMBER(engine.requests_max)));
+  out.push_back(bytes("request.prompt_bytes_max", 1, 1 << 30, "Bytes of one prompt.",
+                      FORETOKEN_MEMBER(engine.prompt_bytes_max)));
+  out.push_back(integer("request.choices_max", 1, 1024, "Most choices (n) of one request.",
+                        FORETOKEN_MEMBER(engine.choices_max)));
+  out.push_back(integer("request.logprobs_max", 0, 1024, "Most alternatives in logprobs.",
+                        FORETOKEN_MEMBER(engine.logprobs_max)));
+  out.push_back(integer("request.stops_max", 0, 1024, "Most stop strings of one request.",
+                        FORETOKEN_MEMBER(engine.stops_max)));
+  out.push_back(integer("request.stop_bytes_max", 1, 1 << 16, "Bytes of one stop string.",
+                        FORETOKEN_MEMBER(engine.stop_bytes_max)));
+  out.push_back(integer("request.logit_bias_max", 0, 1 << 20, "Most entries of logit_bias.",
+                        FORETOKEN_MEMBER(engine.logit_bias_max)));
+}
+
+void add_actor_keys(std::vector<key>& out) {
+  out.push_back(integer("actors.worker_threads", 1, 256, "Threads of the event-based actors.",
+                        FORETOKEN_MEMBER(engine.worker_threads)));
+  out.push_back(integer("actors.inline_tokenize_bytes", 0, 1 << 24,
+                        "Longer text goes to the tokenizer actor instead of the caller's thread.",
+                        FORETOKEN_MEMBER(engine.inline_tokenize_bytes)));
+  out.push_back(
+      duration("actors.restart_backoff", 1, 600'000,
+               "Wait before a dead executor is restarted; doubles at each death in a row.",
+               FORETOKEN_MEMBER(engine.restart_backoff)));
+  out.push_back(duration("actors.restart_backoff_max", 1, 600'000, "The longest such wait.",
+                         FORETOKEN_MEMBER(engine.restart_backoff_max)));
+  out.push_back(integer("actors.crashes_max", 1, 1000,
+                        "Executor deaths without a new token before a request fails.",
+                        FORETOKEN_MEMBER(engine.crashes_max)));
+}
+
+void add_process_keys(std::vector<key>& out) {
+  out.push_back(choice<log::level>("log.level",
+                                   {{"trace", log::level::trace},
+                                    {"debug", log::level::debug},
+                                    {"info", log::level::info},
+                                    {"warn", log::level::warn},
+                                    {"error", log::level::error},
+                                    {"off", log::level::off}},
+                                   "The least severe messages that are written (to stderr).",
+                                   FORETOKEN_MEMBER(log.lowest)));
+  out.push_back(choice<log::format>(
+      "log.format", {{"plain", log::format::plain}, {"json", log::format::json}},
+      "Plain text, or one JSON object a line.", FORETOKEN_MEMBER(log.how)));
+  out.push_back(duration("drain.deadline", 0, 86'400'000,
+                         "How long running streams may go on after SIGTERM or SIGINT.",
+                         FORETOKEN_MEMBER(drain.deadline)));
+  out.push_back(duration("drain.linger", 0, 86'400'000,
+                         "How long new connections are still accepted after readiness went false.",
+                         FORETOKEN_MEMBER(drain.linger)));
+}
+
+}  // namespace
+
+const std::vector<key>& keys() {
+  static const std::vector<key> table = [] {
+    std::vector<key> made;
+    add_model_keys(made);
+    add_device_keys(made);
+    add_scheduler_keys(made);
+    add_request_keys(made);
+    add_actor_keys(made);
+    add_net_keys(made);
+    add_process_keys(made);
+    return made;
+  }();
+  return table;
+}
+
+std::string section_help(std::string_view section) {
+  if (section == "model") return "The model to serve.";
+  if (section == "cpu") return "The CPU device.";
+  if (section == "cache") return "Keys and values of computed tokens.";
+  if (section == "scheduler") return "What each step computes.";
+  if (section == "request") return "Bounds of one request; beyond them it is refused by name.";
+  if (section == "actors") return "Threads, and the restart of a dead executor.";
+  if (section == "net") return "Addresses and the bounds of every connection.";
+  if (section == "log") return "Messages on stderr; never user text.";
+  if (section == "drain") return "The orderly end after SIGTERM or SIGINT.";
+  return {};
+}
+
+}  // namespace foretoken::config

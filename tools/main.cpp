@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// The program `foretoken`: one subcommand a file.
+#include <memory>
+
+#include "tools/command.hpp"
+
+namespace tools = foretoken::tools;
+
+int main(int count, char** words) {
+  CLI::App app{"foretoken: next-word prediction from language models"};
+  app.name("foretoken");
+  app.set_help_all_flag("--help-all", "Help of every subcommand");
+  app.require_subcommand(0, 1);
+  tools::action chosen;
+  tools::settings_flags flags;
+  tools::config_flags config;
+  flags.add(app);
+  config.add(app);
+  tools::add_serve(app, chosen);
+  tools::add_complete(app, chosen);
+  tools::add_tokenize(app, chosen);
+  tools::add_inspect(app, chosen);
+  tools::add_bench(app, chosen);
+  tools::add_version(app, chosen);
+  try {
+    app.parse(count, words);
+  } catch (const CLI::ParseError& stopped) {
+    const int code = app.exit(stopped);
+    return code == 0 ? tools::exit_success : tools::exit_usage;
+  }
+  if (config.given()) return config.run(flags);
+  if (!chosen) {
+    std::fputs(app.help().c_str(), stderr);
+    return tools::exit_usage;
+  }
+  return chosen();
+}
