@@ -64,7 +64,11 @@ class packed_linear final : public linear {
 }  // namespace
 
 const linear_kernels& kernels_of(isa path) noexcept {
-  FORETOKEN_ASSERT(path != isa::automatic);
+#if defined(__x86_64__)
+  if (path == isa::avx512) return avx512_kernels;
+  if (path == isa::avx2) return avx2_kernels;
+#endif
+  FORETOKEN_ASSERT(path == isa::portable);
   return portable_kernels;
 }
 

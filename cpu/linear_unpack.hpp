@@ -40,11 +40,12 @@ FORETOKEN_INLINE void unpack_quants(const std::byte* record, int offset, std::in
   }
 }
 
-// Widen: float from f16 for 64 values, in the way of the instruction set.
-template <class Widen>
+// 64 f16 values to float, in the way of the instruction set.
+using widen_function = void (*)(const std::byte* from, float* out);
+
 FORETOKEN_INLINE void unpack_scales(const std::byte* from,
                                     const integer_form& form,
-                                    Widen widen,
+                                    widen_function widen,
                                     float (*out)[tile_rows]) {
   const std::size_t row_bytes = static_cast<std::size_t>(tile_rows * (form.wide_scales ? 4 : 2));
   for (int g = 0; g < form.groups(); ++g, from += row_bytes) {
@@ -56,11 +57,10 @@ FORETOKEN_INLINE void unpack_scales(const std::byte* from,
   }
 }
 
-template <class Widen>
 FORETOKEN_INLINE void unpack_chunk(const std::byte* records,
                                    int blocks,
                                    const integer_form& form,
-                                   Widen widen,
+                                   widen_function widen,
                                    integer_chunk& out) {
   for (int b = 0; b < blocks; ++b, records += form.record_bytes()) {
     if (form.bits == 4) {

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+// How fast y = W x is, beside what this machine can do at the same moment: the rate of integer
+// multiply-adds and of streaming reads. GMAC/s count 16-bit activations once (as two int8 they
+// would be twice that); GB/s are bytes of packed weights.
+//   linear_bench [--threads N] [--isa avx512|avx2|portable] [--smoke]
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "cpu/dispatch.hpp"
+#include "cpu/linear.hpp"
+
+namespace {
+
+using namespace foretoken;
+using clock_type = std::chrono::steady_clock;
+
+double seconds_since(clock_type::time_point start) {
+  return std::chrono::duration<double>(clock_type::now() - start).count();
+}
+
+struct settings {
+  cpu::options chosen;
+  bool smoke = false;
+};
+
+// Integer multiply-adds of 16-bit pairs, nothing else: billions a second over all threads.
+#if defined(__x86_64__)
+__attribute__((target("avx512f,avx512vnni"))) void multiply_add_loop(long rounds) {
+  for (long i = 0; i < rounds; ++i) {
+    asm volatile(
+        "vpdpwssd %%zmm30,%%zmm31,%%zmm0\n vpdpwssd %%zmm30,%%zmm31,%%zmm1\n"
+        "vpdpwssd %%zmm30,%%zmm31,%%zmm2\n vpdpwssd %%zmm30,%%zmm31,%%zmm3\n"
+        "vpdpwssd %%zmm30,%%zmm31,%%zmm4\n vpdpwssd %%zmm30,%%zmm31,%%zmm5\n"
+        "vpdpwssd %%zmm30,%%zmm31,%%zmm6\n vpdpwssd %%zmm30,%%zmm31,%%zmm7\n"
+        "vpdpwssd %%zmm30,%%zmm31,%%zmm8\n vpdpwssd %%zmm30,%%zmm31,%%zmm9\n" ::
+            : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9");
+  }
+}
+#endif
+
+double multiply_add_peak(cpu::thread_pool& threads) {
+#if defined(__x86_64__)
+  if (!cpu::features().avx512) return 0;
+  constexpr long rounds = 200000;
+  const auto start = clock_type::now();
+  threads.run(threads.threads(), [](int, int) { multiply_add_loop(rounds); });
+  return static_cast<double>(rounds) * 10 * 32 * threads.threads() / seconds_since(start) / 1e9;
+#else
+  return 0;
+#endif
+}
+
+// Reads through memory much larger than the caches: GB/s over all threads.
+double stream_peak(cpu::thread_pool& threads, const std::vector<std::uint64_t>& memory) {
+  constexpr int pieces = 64;
+  const std::size_t length = memory.size() / pieces;
+  std::vector<std::uint64_t> sums(pieces);
+  const auto start = clock_type::now();
+  threads.run(pieces, [&](int piece, int) {
+    const std::uint64_t* const from = memory.data() + static_cast<std::size_t>(piece) * length;
+    std::uint64_t sum = 0;
+    for (std::size_t i = 0; i < length; ++i) sum ^= from[i];
+    sums[static_cast<std::size_t>(piece)] = sum;
+  });
+  const double rate = static_cast<double>(memory.size() * 8) / seconds_since(start) / 1e9;
+  if (sums[0] == 12345) std::printf(" ");  // so that the reads are not optimised away
+  return rate;
+}
+
+struct shape {
+  const char* name;
+  model::dtype type;
+  std::int64_t rows, columns;
+};
+
+model::tensor make_tensor(const shape& what, std::vector<std::byte>& bytes) {
+  std::size_t block = 4, values = 1;
+  if (what.type == model::dtype::q4_1) block = 20, values = 32;
+  if (what.type == model::dtype::q4_0) block = 18, values = 32;
+  if (what.type == model::dtype::q8_0) block = 34, values = 32;
+  if (what.type == model::dtype::q6_k) block = 210, values = 256;
+  if (what.type == model::dtype::bf16) block = 2;
+  bytes.resize(static_cast<std::size_t>(what.rows * what.columns) / values * block);
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * 37 % 48);
+  return {what.name, what.type, what.rows, what.columns, false, bytes};
+}
+
+struct subject {
+  std::vector<std::unique_ptr<const cpu::linear>> copies;  // enough to be larger than the caches
+  std::int64_t macs = 0;                                   // of one row through one copy
+  std::uint64_t bytes = 0;                                 // of all copies
+};
+
+subject make_subject(const shape& what, const settings& s, cpu::thread_pool& threads) {
+  std::vector<std::byte> bytes;
+  const model::tensor tensor = make_tensor(what, bytes);
+  subject made;
+  made.macs = what.rows * what.columns;
+  const std::uint64_t enough = s.smoke ? 1 : 160u << 20;
+  while (made.bytes < enough) {
+    auto packed = cpu::linear::pack({&tensor, 1}, false, s.chosen, threads);
+    if (!packed) {
+      std::fprintf(stderr, "%s\n", to_string(packed.error()).c_str());
+      std::exit(1);
+    }
+    made.bytes += (*packed)->bytes();
+    made.copies.push_back(std::move(packed).value());
+  }
+  return made;
+}
+
+struct timing {
+  double best = 1e9, median = 0;
+};
+
+timing measure(const subject& what,
+               int rows,
+               const cpu::activations& x,
+               std::vector<float>& y,
+               cpu::thread_pool& threads,
+               int rounds) {
+  std::vector<double> times;
+  for (int round = 0; round < rounds + 1; ++round) {  // the first one warms up
+    const auto start = clock_type::now();
+    for (const auto& matrix : what.copies) {
+      const auto stride = static_cast<std::size_t>(matrix->tiles()) * cpu::tile_rows;
+      threads.run(matrix->tiles(), [&](int tile, int) {
+        matrix->apply(tile, x, 0, rows, y.data() + tile * cpu::tile_rows, stride);
+      });
+    }
+    if (round > 0) times.push_back(seconds_since(start));
+  }
+  std::sort(times.begin(), times.end());
+  return {times.front(), times[times.size() / 2]};
+}
+
+void run_shape(const shape& what,
+               const settings& s,
+               cpu::thread_pool& threads,
+               const std::vector<std::uint64_t>& memory) {
+  const subject made = make_subject(what, s, threads);
+  const int most = s.smoke ? 3 : 128;
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  cpu::activations x(most, static_cast<int>(what.columns));
+  std::vector<float> row(static_cast<std::size_t>(what.columns));
+  for (int m = 0; m < most; ++m) {
+    for (float& value : row) value = normal(random);
+    x.set(m, row.data(), static_cast<int>(what.columns));
+  }
+  std::vector<float> y(static_cast<std::size_t>(most * (what.rows + cpu::tile_rows)));
+  for (const int rows : {1, 2, 3, 4, 8, 16, 32, 128}) {
+    if (rows > most) continue;
+    const double peak = multiply_add_peak(threads);
+    const double stream = stream_peak(threads, memory);
+    const timing t = measure(made, rows, x, y, threads, s.smoke ? 1 : rows > 8 ? 3 : 9);
+    const double macs =
+        static_cast<double>(made.macs) * rows * static_cast<double>(made.copies.size()) / 1e9;
+    const double bytes = static_cast<double>(made.bytes) / 1e9;
+    std::printf(
+        "%-18s M=%-4d median %7.1f GMAC/s %6.1f GB/s   best %7.1f GMAC/s (%3.0f%% of %4.0f) "
+        "%6.1f GB/s (%3.0f%% of %3.0f)\n",
+        what.name, rows, macs / t.median, bytes / t.median, macs / t.best,
+        peak > 0 ? 100 * macs / t.best / peak : 0.0, peak, bytes / t.best,
+        100 * bytes / t.best / stream, stream);
+    std::fflush(stdout);
+  }
+}
+
+bool parse(int count, char** arguments, settings& s) {
+  for (int i = 1; i < count; ++i) {
+    const std::string_view flag = arguments[i];
+    const std::string_view value = i + 1 < count ? arguments[i + 1] : "";
+    if (flag == "--smoke") {
+      s.smoke = true;
+    } else if (flag == "--threads" && std::atoi(arguments[i + 1]) > 0) {
+      s.chosen.threads = std::atoi(arguments[++i]);
+    } else if (flag == "--isa" && (value == "avx512" || value == "avx2" || value == "portable")) {
+      s.chosen.path = value == "avx512" ? cpu::isa::avx512
+                      : value == "avx2" ? cpu::isa::avx2
+                                        : cpu::isa::portable;
+      ++i;
+    } else {
+      return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  settings s;
+  s.chosen.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  if (!parse(count, arguments, s)) {
+    std::fprintf(stderr,
+                 "usage: linear_bench [--threads N] [--isa avx512|avx2|portable] [--smoke]\n");
+    return 2;
+  }
+  const auto path = cpu::choose_isa(s.chosen.path);
+  if (!path) {
+    std::fprintf(stderr, "%s\n", to_string(path.error()).c_str());
+    return 2;
+  }
+  cpu::thread_pool threads(s.chosen.threads);
+  std::printf("linear_bench: %s, %d threads, compiler %s, seed 1\n", cpu::isa_name(path.value()),
+              threads.threads(), __VERSION__);
+  const std::vector<std::uint64_t> memory(s.smoke ? 1 << 16 : 32 << 20, 1);
+  const shape shapes[] = {{"q4_1 960x576", model::dtype::q4_1, 960, 576},
+                          {"q4_1 3072x576", model::dtype::q4_1, 3072, 576},
+                          {"q4_1 576x1536", model::dtype::q4_1, 576, 1536},
+                          {"q8_0 49152x576", model::dtype::q8_0, s.smoke ? 64 : 49152, 576},
+                          {"q6_k 1024x2048", model::dtype::q6_k, 1024, 2048},
+                          {"bf16 960x576", model::dtype::bf16, 960, 576},
+                          {"f32 960x576", model::dtype::f32, 960, 576}};
+  for (const shape& what : shapes) run_shape(what, s, threads, memory);
+  return 0;
+}
