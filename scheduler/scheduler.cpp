@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "scheduler/scheduler.hpp"
+
+#include <algorithm>
+#include <deque>
+
+#include "base/assert.hpp"
+#include "scheduler/sequences.hpp"
+
+namespace foretoken::scheduler {
+namespace {
+
+constexpr page_id none{-1};
+
+struct planned_slice {
+  sequence_id id{};
+  int position = 0, count = 0;
+  bool sampled = false;
+  bool scored = false;
+};
+
+struct flight {
+  std::uint64_t step = 0;
+  bool decodes = false;
+  std::vector<planned_slice> slices;
+  std::vector<page_id> sources;  // leased until the copies have been made
+};
+
+bool penalised(const model::sampling_parameters& p) noexcept {
+  return p.repetition_penalty != 1 || p.presence_penalty != 0 || p.frequency_penalty != 0;
+}
+
+}  // namespace
+
+struct batch_scheduler::state {
+  state(options chosen, cache::kv_cache& pages) : limits(chosen), cache(pages), book(pages) {
+    limits.sequences_max = std::max(limits.sequences_max, 1);
+    limits.step_tokens_max = std::max(limits.step_tokens_max, 1);
+    limits.prefill_chunk = std::clamp(limits.prefill_chunk, 1, limits.step_tokens_max);
+    limits.credits = std::max(limits.credits, 1);
+  }
+
+  status check(const new_sequence& added) const;
+  void plan_decodes(model::micro_batch& batch, flight& plan);
+  void admit_waiting();
+  void plan_prefills(model::micro_batch& batch, flight& plan);
+  void emit(sequence& one, int count, model::micro_batch& batch, flight& plan);
+  bool make_room(sequence& one);
+  void take_scores(sequence& one,
+                   const planned_slice& slice,
+                   std::vector<model::sampled> scores,
+                   progress& out) const;
+  std::optional<progress> take(const planned_slice& slice, const model::slice_result& result);
+
+  options limits;
+  cache::kv_cache& cache;
+  sequence_book book;
+  std::deque<flight> flights;
+  std::uint64_t step = 0;
+  std::uint64_t next_decode = 0, next_prefill = 0;  // orders where the next turn begins
+  std::uint64_t prompt_tokens_computed = 0;
+  bool preempted = false;  // in this plan()
+  int rows = 0;            // of the plan being made
+};
+
+batch_scheduler::batch_scheduler(options chosen, cache::kv_cache& pages)
+    : state_(std::make_unique<state>(chosen, pages)) {}
+batch_scheduler::~batch_scheduler() = default;
+
+status batch_scheduler::state::check(const new_sequence& added) const {
+  if (!added.prompt || added.prompt->empty()) return invalid("prompt", "the prompt is empty");
+  if (!added.sampling) return invalid("sampling", "sampling parameters are missing");
+  if (added.max_tokens < 0) return invalid("max_tokens", "max_tokens is negative");
+  if (book.find(added.id) != nullptr) return invalid("id", "a sequence with this id is alive");
+  const auto prompt = static_cast<std::int64_t>(added.prompt->size());
+  const std::int64_t longest = prompt + std::max(added.max_tokens - 1, 0);
+  const std::int64_t room = std::int64_t{cache.pages()} * page_tokens;
+  if (prompt > room)
+    return error{errc::exhausted, "the prompt needs more KV pages than there are", "prompt"};
+  if (longest > room) {
+    return error{errc::exhausted, "prompt and max_tokens need more KV pages than there are",
+                 "max_tokens"};
+  }
+  if (static_cast<int>(book.waiting().size()) >= limits.waiting_max) {
+    return error{errc::exhausted, "too many sequences are waiting"};
+  }
+  return {};
+}
+
+status batch_scheduler::add(new_sequence added) {
+  FORETOKEN_TRY(state_->check(added));
+  state_->book.add(std::move(added));
+  return {};
+}
+
+// The next `count` known tokens of `one` join the batch.
+void batch_scheduler::state::emit(sequence& one,
+                                  int count,
+                                  model::micro_batch& batch,
+                                  flight& plan) {
+  const int end = one.planned + count;
+  const int prompt = one.prompt_size();
+  model::slice part;
+  part.sequence = one.asked.id;
+  part.position = one.planned;
+  part.tokens.assign(one.tokens.begin() + one.planned, one.tokens.begin() + end);
+  part.pages.assign(one.pages.begin(), one.pages.begin() + pages_for(end));
+  part.sampling = one.asked.sampling;
+  part.generated_count = static_cast<std::uint64_t>(one.generated());
+  part.sample_last = end == one.known() && one.generated() < one.asked.max_tokens;
+  part.score_all = one.asked.score_prompt && end <= prompt && one.scores_delivered < prompt - 1;
+  if (part.score_all && end < prompt) part.score_next = one.tokens[static_cast<std::size_t>(end)];
+  if (part.sample_last && penalised(*one.asked.sampling)) {
+    part.prompt = one.asked.prompt;
+    part.generated.assign(one.tokens.begin() + prompt, one.tokens.end());
+  }
+  if (one.copy_from != none) {
+    const auto to = one.pages[static_cast<std::size_t>(one.planned / page_tokens)];
+    batch.copies.push_back({one.copy_from, to, one.copy_tokens});
+    plan.sources.push_back(one.copy_from);
+    one.copy_from = none;
+  }
+  plan.slices.push_back({one.asked.id, one.planned, count, part.sample_last, part.score_all});
+  batch.slices.push_back(std::move(part));
+  one.planned = end;
+  ++one.in_flight;
+  rows += count;
+}
+
+// Pages for one more position, taken from younger sequences when there are none. False: not in this
+// step; the sequence keeps what it has until older ones finish or need it. The oldest always gets
+// its pages once nothing is in flight, so something always moves.
+bool batch_scheduler::state::make_room(sequence& one) {
+  while (!book.grow(one, one.planned + 1)) {
+    if (!book.preempt_for(one)) return false;
+    preempted = true;
+  }
+  return true;
+}
+
+void batch_scheduler::state::plan_decodes(model::micro_batch& batch, flight& plan) {
+  for (const flight& before : flights) {
+    if (before.decodes) return;
+  }
+  std::vector<sequence*> ready;  // oldest first: they have the first right to pages
+  for (const auto& [order, one] : book.running()) {
+    if (!one->ended && !one->finished() && one->in_flight == 0 && one->decoding())
+      ready.push_back(one);
+  }
+  if (static_cast<int>(ready.size()) > limits.step_tokens_max) {
+    const auto turn = std::find_if(ready.begin(), ready.end(),
+                                   [&](const sequence* one) { return one->order >= next_decode; });
+    std::rotate(ready.begin(), turn, ready.end());
+  }
+  for (sequence* one : ready) {
+    if (rows >= limits.step_tokens_max) break;
+    if (!one->running || !make_room(*one)) continue;
+    emit(*one, 1, batch, plan);
+    plan.decodes = true;
+    next_decode = one->order + 1;
+  }
+}
+
+void batch_scheduler::state::admit_waiting() {
+  if (preempted) return;  // whoever lost its pages a moment ago must not take them back
+  for (auto at = book.waiting().begin(); at != book.waiting().end();) {
+    if (static_cast<int>(book.running().size()) >= limits.sequences_max) return;
+    sequence& one = *(at++)->second;  // admission takes it out of the map
+    if (book.blocked(one)) continue;
+    if (!book.admit(one)) return;
+  }
+}
+
+void batch_scheduler::state::plan_prefills(model::micro_batch& batch, flight& plan) {
+  std::vector<sequence*> ready;
+  bool decoding = false;
+  for (const auto& [order, one] : book.running()) {
+    if (one->ended || one->finished()) continue;
+    if (one->prefilling()) {
+      ready.push_back(one);
+    } else {
+      decoding = decoding || one->generated() > 0;
+    }
+  }
+  const int room = limits.step_tokens_max - rows;
+  int left = decoding ? std::min(limits.prefill_chunk, room) : room;
+  const auto turn = std::find_if(ready.begin(), ready.end(),
+                                 [&](const sequence* one) { return one->order >= next_prefill; });
+  std::rotate(ready.begin(), turn, ready.end());
+  for (sequence* one : ready) {
+    if (left <= 0) break;
+    int count = std::min(left, one->known() - one->planned);
+    // A replay with scores still owed: rows of the prompt and rows behind it do not share a slice.
+    if (one->asked.score_prompt && one->planned < one->prompt_size()) {
+      count = std::min(count, one->prompt_size() - one->planned);
+    }
+    emit(*one, count, batch, plan);
+    left -= count;
+    next_prefill = one->order + 1;
+  }
+}
+
+std::optional<model::micro_batch> batch_scheduler::plan() {
+  state& s = *state_;
+  if (static_cast<int>(s.flights.size()) >= s.limits.credits) return std::nullopt;
+  model::micro_batch batch;
+  flight plan;
+  s.rows = 0;
+  s.preempted = false;
+  s.plan_decodes(batch, plan);
+  s.admit_waiting();
+  s.plan_prefills(batch, plan);
+  if (batch.slices.empty()) return std::nullopt;
+  batch.step = plan.step = ++s.step;
+  s.flights.push_back(std::move(plan));
+  return batch;
+}
+
+// The scores of a slice belong to tokens [position + 1, ...); those delivered before a device was
+// lost are computed again but not delivered again.
+void batch_scheduler::state::take_scores(sequence& one,
+                                         const planned_slice& slice,
+                                         std::vector<model::sampled> scores,
+                                         progress& out) const {
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    const int target = slice.position + 1 + static_cast<int>(i);
+    if (target != one.scores_delivered + 1) continue;
+    one.scores_delivered = target;
+    out.scores.push_back(std::move(scores[i]));
+  }
+}
+
+std::optional<progress> batch_scheduler::state::take(const planned_slice& slice,
+                                                     const model::slice_result& result) {
+  sequence* one = book.find(slice.id);
+  if (one == nullptr) return std::nullopt;
+  const int prompt = one->prompt_size();
+  --one->in_flight;
+  one->done = slice.position + slice.count;
+  prompt_tokens_computed +=
+      static_cast<std::uint64_t>(std::max(std::min(one->done, prompt) - slice.position, 0));
+  if (one->ended) {
+    if (one->in_flight > 0) return std::nullopt;
+    book.retire(*one);
+    book.erase(*one);
+    return std::nullopt;
+  }
+  book.publish_prompt(*one);
+  progress out;
+  out.id = slice.id;
+  if (slice.scored) take_scores(*one, slice, result.scores, out);
+  if (one->done >= prompt && !one->prompt_reported) out.prompt_done = one->prompt_reported = true;
+  if (slice.sampled) {
+    out.next = result.next;
+    if (result.next.id >= 0) {
+      one->tokens.push_back(result.next.id);
+    } else {
+      one->failed = true;
+    }
+  }
+  if (!out.prompt_done && out.scores.empty() && !out.next) return std::nullopt;
+  return out;
+}
+
+std::vector<progress> batch_scheduler::complete(const model::step_result& done) {
+  state& s = *state_;
+  FORETOKEN_ASSERT(!s.flights.empty());
+  const flight finished = std::move(s.flights.front());
+  s.flights.pop_front();
+  FORETOKEN_ASSERT(finished.step == done.step && finished.slices.size() == done.slices.size());
+  s.cache.release(finished.sources);
+  std::vector<progress> out;
+  for (std::size_t i = 0; i < finished.slices.size(); ++i) {
+    if (auto news = s.take(finished.slices[i], done.slices[i])) out.push_back(std::move(*news));
+  }
+  return out;
+}
+
+void batch_scheduler::end(sequence_id id) {
+  state& s = *state_;
+  sequence* one = s.book.find(id);
+  if (one == nullptr || one->ended) return;
+  if (one->in_flight > 0) {
+    one->ended = true;
+    return;
+  }
+  if (one->running) s.book.retire(*one);
+  s.book.erase(*one);
+}
+
+void batch_scheduler::device_lost() {
+  state_->flights.clear();
+  state_->book.device_lost();
+}
+
+std::vector<sequence_id> batch_scheduler::in_flight() const {
+  std::vector<sequence_id> ids;
+  for (const flight& each : state_->flights) {
+    for (const planned_slice& slice : each.slices) {
+      if (std::find(ids.begin(), ids.end(), slice.id) == ids.end()) ids.push_back(slice.id);
+    }
+  }
+  return ids;
+}
+
+int batch_scheduler::cached_tokens(sequence_id id) const {
+  const sequence* one = state_->book.find(id);
+  return one == nullptr ? 0 : one->cached_tokens;
+}
+
+scheduler_stats batch_scheduler::stats() const {
+  const state& s = *state_;
+  scheduler_stats out;
+  out.waiting = static_cast<int>(s.book.waiting().size());
+  for (const auto& [order, one] : s.book.running()) out.running += one->ended ? 0 : 1;
+  out.in_flight = static_cast<int>(s.flights.size());
+  out.preemptions = s.book.preemptions;
+  out.recovered = s.book.recovered;
+  out.prompt_tokens_computed = s.prompt_tokens_computed;
+  out.prompt_tokens_cached = s.book.prompt_tokens_cached;
+  return out;
+}
+
+bool batch_scheduler::idle() const {
+  return state_->flights.empty() && state_->book.waiting().empty() &&
+         state_->book.running().empty();
+}
+
+}  // namespace foretoken::scheduler
