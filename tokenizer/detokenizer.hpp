@@ -41,6 +41,7 @@ class stop_matcher {
  private:
   std::vector<std::string> stops_;
   std::string held_;
+  bool stopped_ = false;  // nothing comes out any more
 };
 
 }  // namespace foretoken::tokenizer

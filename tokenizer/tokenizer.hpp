@@ -31,8 +31,8 @@ class tokenizer {
   // REQUIRES 0 <= id < size(). Bytes need not be whole characters.
   virtual std::string_view bytes(token id, bool show_control) const = 0;
 
-  // The text of a list, for /detokenize: control tokens shown, incomplete UTF-8 as U+FFFD, the space
-  // that SentencePiece puts in front removed at the start.
+  // The text of a list, for /detokenize: control tokens shown, incomplete UTF-8 as U+FFFD, the
+  // space that SentencePiece puts in front removed at the start.
   virtual std::string decode(const std::vector<token>& ids, bool show_control = true) const = 0;
 
   virtual int size() const noexcept = 0;
@@ -42,6 +42,8 @@ class tokenizer {
   virtual bool is_end_of_generation(token id) const noexcept = 0;
   // A control token's id by its text; -1 when there is none.
   virtual token control(std::string_view text) const noexcept = 0;
+  // SentencePiece: a text begins with a space of its own that decode() takes away again.
+  virtual bool drops_leading_space() const noexcept { return false; }
 };
 
 }  // namespace foretoken::tokenizer

@@ -18,9 +18,9 @@ enum class pre_tokenizer { none, gpt2, llama3, qwen2, smollm };
 
 enum class token_kind : std::uint8_t {
   normal,
-  control,        // <|im_end|>: plain text in user input unless asked for; omitted from generated text
-  user_defined,   // always matched in text
-  byte,           // SentencePiece <0xNN>
+  control,  // <|im_end|>: plain text in user input unless asked for; omitted from generated text
+  user_defined,  // always matched in text
+  byte,          // SentencePiece <0xNN>
   unknown,
   unused,
 };
@@ -28,19 +28,20 @@ enum class token_kind : std::uint8_t {
 struct vocabulary_spec {
   algorithm kind = algorithm::byte_level_bpe;
   pre_tokenizer pre = pre_tokenizer::gpt2;
-  std::vector<std::string> pieces;    // [vocabulary] as stored: byte-level alphabet, or with U+2581
-  std::vector<token_kind> kinds;      // [vocabulary]
-  std::vector<float> scores;          // [vocabulary] for SentencePiece, else empty
-  // Byte-level BPE: merges best first, as pairs of token texts. SentencePiece from tokenizer.json also
-  // has merges; from GGUF it has scores instead.
+  std::vector<std::string> pieces;  // [vocabulary] as stored: byte-level alphabet, or with U+2581
+  std::vector<token_kind> kinds;    // [vocabulary]
+  std::vector<float> scores;        // [vocabulary] for SentencePiece, else empty
+  // Byte-level BPE: merges best first, as pairs of token texts. SentencePiece from tokenizer.json
+  // also has merges; from GGUF it has scores instead.
   std::vector<std::pair<std::string, std::string>> merges;
   token bos = -1, eos = -1, unknown = -1, pad = -1;
-  std::vector<token> end_of_generation;  // every token that ends a text (eos, <|endoftext|>, eot ...)
+  std::vector<token>
+      end_of_generation;  // every token that ends a text (eos, <|endoftext|>, eot ...)
   bool add_bos = false;
   bool add_eos = false;
-  bool add_space_prefix = false;      // SentencePiece: a space goes in front of the text
-  bool normalise_nfc = false;         // qwen2
-  bool ignore_merges = false;         // llama3: a whole pre-token that is in the vocabulary is one token
+  bool add_space_prefix = false;  // SentencePiece: a space goes in front of the text
+  bool normalise_nfc = false;     // qwen2
+  bool ignore_merges = false;  // llama3: a whole pre-token that is in the vocabulary is one token
   bool byte_fallback = false;
 };
 
