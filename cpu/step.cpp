@@ -50,9 +50,10 @@ std::uint64_t workspace_sizes::bytes() const noexcept {
       size(width) + size(qkv) + size(attention) + size(hidden) + size(output) + 2 * size(angles);
   // a row of matrix input: a float and two int8 a value, scale and sum per 32
   const std::uint64_t row_input = size(columns) * 6 + size(columns) / 32 * 8;
-  // a thread: one row of norm output, one block of tile results, one row of keys and values as f16
+  // a thread: one row of norm output, a tile's results of every row, one row of keys and values as
+  // f16
   const std::uint64_t thread_bytes =
-      (size(std::max(columns, qkv)) + size(ticket_rows * tile_rows)) * 4 + size(qkv) * 2;
+      (size(std::max(columns, qkv)) + size(rows) * size(tile_rows)) * 4 + size(qkv) * 2;
   return size(rows) * (row_floats * 4 + row_input) + size(threads) * thread_bytes +
          size(head_rows) * size(logits) * 4;
 }
@@ -73,7 +74,7 @@ step::step(std::shared_ptr<const weights> from, const options& chosen, kv_pool p
       logits_(floats(sizes_.head_rows, sizes_.logits)),
       angles_(floats(sizes_.rows, 2 * sizes_.angles)),
       scratch_(floats(sizes_.threads, std::max(sizes_.columns, sizes_.qkv))),
-      tiles_(floats(sizes_.threads, ticket_rows * tile_rows)),
+      tiles_(floats(sizes_.threads * tile_rows, sizes_.rows)),
       half_(static_cast<std::size_t>(sizes_.threads) * static_cast<std::size_t>(sizes_.qkv)) {
   rows_.reserve(static_cast<std::size_t>(sizes_.rows));
   tasks_.reserve(static_cast<std::size_t>(sizes_.rows));

@@ -34,9 +34,9 @@ void step::each_tile(const linear& matrix, int rows, Work&& work) {
     const int tile = ticket / parts;
     const int first = ticket % parts * ticket_rows;
     const int end = std::min(rows, first + ticket_rows);
-    float* y = tiles_.data() + at(thread, ticket_rows * tile_rows);
+    float* y = tiles_.data() + at(thread, sizes_.rows * tile_rows);
     matrix.apply(tile, inputs_, first, end, y, tile_rows);
-    work(tile, first, end, static_cast<const float*>(y));
+    work(tile, first, end, static_cast<const float*>(y + at(first, tile_rows)));
   });
 }
 

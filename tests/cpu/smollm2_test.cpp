@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+// The real model against float32 of the same file (tests/data/reference/README.md). Exits 77 when
+// the model is not on this machine.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "cpu/backend.hpp"
+#include "cpu/step.hpp"
+#include "model/forward.hpp"
+
+namespace {
+
+using namespace foretoken;
+using nlohmann::json;
+using logits_row = std::vector<float>;
+
+const std::string data = FORETOKEN_TEST_DATA "/reference/";
+int failures = 0;
+
+void expect(bool holds, const char* what) {
+  std::printf("%s: %s\n", holds ? "ok  " : "FAIL", what);
+  if (!holds) ++failures;
+}
+
+std::string model_path() {
+  if (const char* given = std::getenv("FORETOKEN_MODEL")) return given;
+  const char* home = std::getenv("HOME");
+  return std::string(home ? home : "") + "/.cache/foretoken/SmolLM2-135M-Instruct.Q4_1.gguf";
+}
+
+json read_json(const std::string& name) {
+  std::ifstream in(data + name);
+  return json::parse(in);
+}
+
+std::vector<json> read_lines(const std::string& name) {
+  std::ifstream in(data + name);
+  std::vector<json> out;
+  for (std::string line; std::getline(in, line);) out.push_back(json::parse(line));
+  return out;
+}
+
+token best_of(std::span<const float> logits) {
+  return static_cast<token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+double log_sum_exp(std::span<const float> logits) {
+  const double top = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float value : logits) sum += std::exp(static_cast<double>(value) - top);
+  return top + std::log(sum);
+}
+
+// Calls see(position, logits) for every position of a text.
+class reader {
+ public:
+  using observer = std::function<void(std::size_t, std::span<const float>)>;
+  explicit reader(model::ops& ops) : ops_(ops) {
+    static_cast<cpu::step&>(ops).probe_logits(
+        [](void* self, int row, std::span<const float> logits) {
+          auto& me = *static_cast<reader*>(self);
+          me.see_(me.first_ + static_cast<std::size_t>(row), logits);
+        },
+        this);
+    for (int i = 0; i < 64; ++i) pages_.push_back(page_id{i});
+  }
+  bool read(const std::vector<token>& text, std::size_t from, observer see) {
+    see_ = std::move(see);
+    for (first_ = from; first_ < text.size();) {
+      const std::size_t end =
+          std::min(text.size(), first_ + static_cast<std::size_t>(ops_.rows_max()));
+      model::slice one;
+      one.position = static_cast<int>(first_);
+      one.tokens.assign(text.begin() + static_cast<std::ptrdiff_t>(first_),
+                        text.begin() + static_cast<std::ptrdiff_t>(end));
+      one.pages = pages_;
+      one.score_all = true;
+      one.score_next = 0;
+      model::micro_batch batch;
+      batch.slices.push_back(std::move(one));
+      auto out = model::forward(ops_, batch);
+      if (!out) {
+        std::printf("FAIL: %s\n", to_string(out.error()).c_str());
+        ++failures;
+        return false;
+      }
+      first_ = end;
+    }
+    return true;
+  }
+
+ private:
+  model::ops& ops_;
+  observer see_;
+  std::size_t first_ = 0;
+  std::vector<page_id> pages_;
+};
+
+void check_texts(reader& read) {
+  const json perplexity = read_json("perplexity.json")["texts"];
+  std::size_t all = 0, agree = 0, clear_misses = 0;
+  double worst_nll = 0;
+  for (const auto& [name, figures] : perplexity.items()) {
+    const json top = read_json("top1/" + name + ".json");
+    const auto ids = top["ids"].get<std::vector<token>>();
+    const auto best = top["top1"].get<std::vector<token>>();
+    const auto margin = top["margin"].get<std::vector<double>>();
+    std::size_t same = 0;
+    double nll = 0;
+    read.read(ids, 0, [&](std::size_t at, std::span<const float> logits) {
+      const bool equal = best_of(logits) == best[at];
+      same += equal;
+      if (!equal && margin[at] > 0.1) ++clear_misses;
+      if (at + 1 < ids.size()) {
+        nll += log_sum_exp(logits) -
+               static_cast<double>(logits[static_cast<std::size_t>(ids[at + 1])]);
+      }
+    });
+    nll /= static_cast<double>(ids.size() - 1);
+    worst_nll = std::max(worst_nll, std::abs(nll - figures["mean_nll"].get<double>()));
+    std::printf("%-14s top-1 %zu/%zu  nll %.5f (reference %.5f)\n", name.c_str(), same, ids.size(),
+                nll, figures["mean_nll"].get<double>());
+    if (name == "multilingual") continue;
+    all += ids.size();
+    agree += same;
+  }
+  const double share =
+      static_cast<double>(agree) / static_cast<double>(std::max<std::size_t>(all, 1));
+  std::printf("top-1 agreement %.3f %%, clear misses %zu, largest nll difference %.2g\n",
+              100 * share, clear_misses, worst_nll);
+  expect(share >= 0.998, "top-1 agreement at least 99.8 % (multilingual apart)");
+  expect(clear_misses == 0, "no other token where the reference's margin is above 0.1");
+  expect(worst_nll < 1e-3, "mean losses within 0.001 nats");
+}
+
+// KL of the reference's 32 listed tokens and one bucket for the rest.
+double divergence(const json& position, std::span<const float> logits) {
+  const double reference_sum = position["logsumexp"].get<double>();
+  const double sum = log_sum_exp(logits);
+  double kl = 0, rest = 1, our_rest = 1;
+  for (std::size_t i = 0; i < position["ids"].size(); ++i) {
+    const double expected = position["logits"][i].get<double>() - reference_sum;
+    const double ours = static_cast<double>(logits[position["ids"][i].get<std::size_t>()]) - sum;
+    kl += std::exp(expected) * (expected - ours);
+    rest -= std::exp(expected);
+    our_rest -= std::exp(ours);
+  }
+  if (rest > 1e-9 && our_rest > 1e-9) kl += rest * std::log(rest / our_rest);
+  return kl;
+}
+
+void check_logits(reader& read) {
+  double total = 0;
+  std::size_t positions = 0;
+  for (const json& prompt : read_lines("logits.jsonl")) {
+    read.read(prompt["ids"].get<std::vector<token>>(), 0,
+              [&](std::size_t at, std::span<const float> logits) {
+                for (const json& position : prompt["positions"]) {
+                  if (position["position"].get<std::size_t>() != at) continue;
+                  total += divergence(position, logits);
+                  ++positions;
+                }
+              });
+  }
+  std::printf("mean KL %.3g over %zu positions\n", total / static_cast<double>(positions),
+              positions);
+  expect(positions == 295, "all 295 listed positions seen");
+  expect(total / static_cast<double>(positions) <= 1e-5, "mean KL at most 1e-5");
+}
+
+// Free decoding, up to the first near tie of the reference.
+void check_greedy(reader& read) {
+  const auto prompts = read_lines("logits.jsonl");
+  const auto greedy = read_lines("greedy.jsonl");
+  std::size_t steps = 0, wrong = 0;
+  for (std::size_t p = 0; p < prompts.size(); ++p) {
+    auto text = prompts[p]["ids"].get<std::vector<token>>();
+    const auto expected = greedy[p]["tokens"].get<std::vector<token>>();
+    const auto margins = greedy[p]["margins"].get<std::vector<double>>();
+    std::size_t from = 0;
+    for (std::size_t i = 0; i < expected.size() && margins[i] >= 0.05; ++i) {
+      token chosen = -1;
+      read.read(text, from,
+                [&](std::size_t, std::span<const float> logits) { chosen = best_of(logits); });
+      ++steps;
+      if (chosen != expected[i]) {
+        ++wrong;
+        std::printf("%s differs at step %zu\n", greedy[p]["id"].get<std::string>().c_str(), i);
+        break;
+      }
+      from = text.size();
+      text.push_back(chosen);
+    }
+  }
+  std::printf("greedy: %zu steps compared, %zu prompts differ\n", steps, wrong);
+  expect(wrong == 0, "greedy continuations equal up to the first near tie");
+}
+
+}  // namespace
+
+int main() {
+  const std::string path = model_path();
+  if (!std::filesystem::exists(path)) {
+    std::printf("skipped: no model at %s (set FORETOKEN_MODEL)\n", path.c_str());
+    return 77;
+  }
+  auto file = model::model_file::load(path);
+  if (!file) {
+    std::printf("FAIL: %s\n", to_string(file.error()).c_str());
+    return 1;
+  }
+  cpu::options chosen;
+  auto weights = cpu::prepare_weights(**file, chosen);
+  if (!weights) {
+    std::printf("FAIL: %s\n", to_string(weights.error()).c_str());
+    return 1;
+  }
+  auto ops = cpu::make_ops(*weights, chosen);
+  if (!ops) {
+    std::printf("FAIL: %s\n", to_string(ops.error()).c_str());
+    return 1;
+  }
+  reader read(**ops);
+  check_texts(read);
+  check_logits(read);
+  check_greedy(read);
+  return failures == 0 ? 0 : 1;
+}
