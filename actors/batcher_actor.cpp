@@ -7,7 +7,7 @@
 namespace foretoken::actors {
 namespace {
 
-time_point now() {
+time_point clock_now() {
   return std::chrono::steady_clock::now();
 }
 
@@ -25,24 +25,24 @@ class batcher_state : public batcher_actor::base {
     return {
         [this](const submit& message) {
           handled();
-          book_.add(*message.request, now());
+          book_.add(*message.request, clock_now());
           advance();
         },
         [this](const cancel_request& message) {
           handled();
-          book_.cancel(message.id, now());
+          book_.cancel(message.id, clock_now());
           advance();
         },
         [this](const cancel_every_request&) {
           handled();
-          book_.cancel_all(now());
+          book_.cancel_all(clock_now());
           advance();
         },
         [this](const step_done& message) {
           handled();
           if (message.epoch != epoch_) return;  // from an executor that is gone
           parts_.metrics->step_time.observe(std::chrono::duration<double>(message.took).count());
-          book_.complete(*message.result, now());
+          book_.complete(*message.result, clock_now());
           advance();
         },
         [this](const executor_up& message) {
@@ -55,7 +55,7 @@ class batcher_state : public batcher_actor::base {
           handled();
           if (message.epoch != epoch_) return;
           executor_ = nullptr;
-          book_.executor_lost(now());
+          book_.executor_lost(clock_now());
           advance();
         },
     };
@@ -69,7 +69,7 @@ class batcher_state : public batcher_actor::base {
   // The next step leaves before the events of the last one are handed out.
   void advance() {
     while (executor_) {
-      auto batch = book_.plan(now());
+      auto batch = book_.plan(clock_now());
       if (!batch) break;
       tell(parts_.metrics->mailbox_executor, executor_,
            run_step{std::make_shared<const model::micro_batch>(*std::move(batch))});
