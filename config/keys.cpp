@@ -72,6 +72,11 @@ void add_request_keys(std::vector<key>& out) {
                       FORETOKEN_MEMBER(engine.prompt_bytes_max)));
   out.push_back(integer("request.choices_max", 1, 1024, "Most choices (n) of one request.",
                         FORETOKEN_MEMBER(engine.choices_max)));
+  const auto engine_choices = out.back().set;  // the edge refuses what the engine would refuse
+  out.back().set = [engine_choices](settings& all, const value& given) {
+    engine_choices(all, given);
+    all.net.choices_max = all.engine.choices_max;
+  };
   out.push_back(integer("request.logprobs_max", 0, 1024, "Most alternatives in logprobs.",
                         FORETOKEN_MEMBER(engine.logprobs_max)));
   out.push_back(integer("request.stops_max", 0, 1024, "Most stop strings of one request.",

@@ -7,13 +7,7 @@
 
 #include "actors/options.hpp"
 #include "base/log.hpp"
-#if __has_include("net/options.hpp")
 #include "net/options.hpp"
-#else
-namespace foretoken::net {
-struct options {};
-}  // namespace foretoken::net
-#endif
 
 namespace foretoken::config {
 
