@@ -42,7 +42,7 @@ struct batch_scheduler::state {
 
   status check(const new_sequence& added) const;
   void plan_decodes(model::micro_batch& batch, flight& plan);
-  void admit_waiting();
+  int admit_waiting();
   void plan_prefills(model::micro_batch& batch, flight& plan);
   void emit(sequence& one, int count, model::micro_batch& batch, flight& plan);
   bool make_room(sequence& one);
@@ -132,8 +132,8 @@ void batch_scheduler::state::emit(sequence& one,
 // its pages once nothing is in flight, so something always moves.
 bool batch_scheduler::state::make_room(sequence& one) {
   while (!book.grow(one, one.planned + 1)) {
+    short_of_pages = true;
     if (!book.preempt_for(one)) return false;
-    preempted = true;
   }
   return true;
 }
@@ -147,13 +147,19 @@ void batch_scheduler::state::plan_decodes(model::micro_batch& batch, flight& pla
     if (!one->ended && !one->finished() && one->in_flight == 0 && one->decoding())
       ready.push_back(one);
   }
-  if (static_cast<int>(ready.size()) > limits.step_tokens_max) {
+  // A step smaller than the set of decoding sequences still leaves a quarter to prompts.
+  const bool prompts =
+      std::any_of(book.running().begin(), book.running().end(), [](const auto& each) {
+        return !each.second->ended && !each.second->finished() && each.second->prefilling();
+      });
+  const int room = limits.step_tokens_max - (prompts ? limits.step_tokens_max / 4 : 0);
+  if (static_cast<int>(ready.size()) > room) {
     const auto turn = std::find_if(ready.begin(), ready.end(),
                                    [&](const sequence* one) { return one->order >= next_decode; });
     std::rotate(ready.begin(), turn, ready.end());
   }
   for (sequence* one : ready) {
-    if (rows >= limits.step_tokens_max) break;
+    if (rows >= room) break;
     if (!one->running || !make_room(*one)) continue;
     emit(*one, 1, batch, plan);
     plan.decodes = true;
@@ -161,14 +167,18 @@ void batch_scheduler::state::plan_decodes(model::micro_batch& batch, flight& pla
   }
 }
 
-void batch_scheduler::state::admit_waiting() {
-  if (preempted) return;  // whoever lost its pages a moment ago must not take them back
+// How many joined.
+int batch_scheduler::state::admit_waiting() {
+  int joined = 0;
+  if (short_of_pages) return joined;  // whoever lost its pages must not take them back at once
   for (auto at = book.waiting().begin(); at != book.waiting().end();) {
-    if (static_cast<int>(book.running().size()) >= limits.sequences_max) return;
+    if (static_cast<int>(book.running().size()) >= limits.sequences_max) break;
     sequence& one = *(at++)->second;  // admission takes it out of the map
     if (book.blocked(one)) continue;
-    if (!book.admit(one)) return;
+    if (!book.admit(one)) break;
+    ++joined;
   }
+  return joined;
 }
 
 void batch_scheduler::state::plan_prefills(model::micro_batch& batch, flight& plan) {
@@ -206,9 +216,10 @@ std::optional<model::micro_batch> batch_scheduler::plan() {
   model::micro_batch batch;
   flight plan;
   s.rows = 0;
-  s.preempted = false;
+  s.short_of_pages = false;
   s.plan_decodes(batch, plan);
-  s.admit_waiting();
+  // A replayed sequence may find everything but its last token in the cache: it decodes at once.
+  if (s.admit_waiting() > 0) s.plan_decodes(batch, plan);
   s.plan_prefills(batch, plan);
   if (batch.slices.empty()) return std::nullopt;
   batch.step = plan.step = ++s.step;
