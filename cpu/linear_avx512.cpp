@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The matrix kernels with AVX-512 (F, BW, DQ, VL, VNNI).
 //
-// Few rows of x: two at a time over the stream of records, words unpacked in registers; the limit
-// is memory. More rows: a chunk of records is unpacked to 16-bit weights in the first-level cache
-// (20 KB) and blocks of rows x 64 outputs pass over it; the limit is vpdpwssd.
+// Integer weights: two rows of x at a time pass over the tile's stream of records; words are
+// unpacked in registers and a row's 64 outputs stay in registers from the first column to the last.
+// With one or two rows memory is the limit; with more, the tile stays in the second-level cache and
+// the limit is vpdpwssd (80 to 95 % of its peak, Zen 5). Unpacking chunks to scratch for 4 or 6
+// rows at a time was measured too: slower at every number of rows from 3 to 128.
 
 #if defined(__x86_64__)
 
@@ -15,9 +17,10 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <cstring>
 
+#include "base/assert.hpp"
 #include "cpu/linear_kernels.hpp"
-#include "cpu/linear_unpack.hpp"
 
 #define FORETOKEN_AVX512 \
   __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
@@ -30,10 +33,6 @@ constexpr int panels = tile_rows / 16;  // vectors of 16 outputs in a tile
 
 // How far ahead of the arithmetic the stream is asked for.
 constexpr std::size_t prefetch_bytes = 5120;
-
-// Up to here passing over the stream again for every two rows beats unpacking it once (measured on
-// Zen 5, q4_1 and q8_0, 576 to 1536 columns: 1.1 to 1.7 times at 8 rows, 1.05 to 1.2 at 16).
-constexpr int stream_rows_max = 16;
 
 FORETOKEN_AVX512_INLINE __m512i load_words(const void* from) {
   return _mm512_loadu_si512(from);
@@ -97,7 +96,7 @@ FORETOKEN_AVX512_INLINE __m512 add_group(__m512 y, __m512i sum, __m512 scale, fl
   return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(scale, _mm512_set1_ps(x_scale)), y);
 }
 
-// ---- few rows: straight from the stream ----
+// ---- integer weights ----
 
 template <bool Wide>
 FORETOKEN_AVX512_INLINE __m512 load_scales(const std::byte* scales, int vector) {
@@ -225,120 +224,17 @@ stream_function find_stream(const integer_form& form, int rows) {
   return nullptr;
 }
 
-// ---- more rows: a chunk unpacked once, 4 rows at a time ----
-
-FORETOKEN_AVX512 void widen_row_of_scales(const std::byte* from, float* out) {
-  for (int p = 0; p < panels; ++p) _mm512_storeu_ps(out + 16 * p, widen_halves(from + 32 * p));
-}
-
-FORETOKEN_AVX512 void unpack(const std::byte* records,
-                             int blocks,
-                             const integer_form& form,
-                             integer_chunk& out) {
-  unpack_chunk(records, blocks, form, widen_row_of_scales, out);
-}
-
-template <int Rows, int Group>
-FORETOKEN_AVX512_INLINE void chunk_group(const std::int16_t* weights,
-                                         const std::int16_t* q,
-                                         std::size_t q_stride,
-                                         __m512i (&sums)[Rows][panels]) {
-  for (auto& row : sums) {
-    for (auto& sum : row) sum = _mm512_setzero_si512();
-  }
-#pragma GCC unroll 4
-  for (int j = 0; j < Group / 2; ++j) {
-    __m512i w[panels];
-#pragma GCC unroll 4
-    for (int p = 0; p < panels; ++p) w[p] = load_words(weights + j * pair_words + 32 * p);
-#pragma GCC unroll 4
-    for (int m = 0; m < Rows; ++m) {
-      const __m512i pair = broadcast_pair(q + static_cast<std::size_t>(m) * q_stride + 2 * j);
-#pragma GCC unroll 4
-      for (int p = 0; p < panels; ++p) sums[m][p] = _mm512_dpwssd_epi32(sums[m][p], w[p], pair);
-    }
-  }
-}
-
-struct chunk_work {
-  const integer_chunk* chunk;
-  const activations::storage* x;
-  int first_block;
-  int blocks;
-  bool minima;
-};
-
-template <int Rows, int Group>
-FORETOKEN_AVX512 void chunk_rows(const chunk_work& work, int first_row, tile_output out) {
-  const activations::storage& x = *work.x;
-  for (int b = 0; b < work.blocks; ++b) {
-    const auto block = static_cast<std::size_t>(work.first_block + b);
-    const std::int16_t* const q = x.quants + x.row(first_row) + block * block_columns;
-    for (int g = 0; g < block_columns / Group; ++g) {
-      __m512i sums[Rows][panels];
-      chunk_group<Rows, Group>(work.chunk->weights[b][g * (Group / 2)], q + g * Group, x.stride,
-                               sums);
-      const bool first = block == 0 && g == 0;
-#pragma GCC unroll 4
-      for (int m = 0; m < Rows; ++m) {
-        const std::size_t at = x.block(first_row + m) + block;
-        float* const y = out.y + static_cast<std::size_t>(first_row + m) * out.stride;
-        const float x_sum =
-            Group == 32 ? x.sums[at] : x.half_sums[2 * at + static_cast<std::size_t>(g)];
-#pragma GCC unroll 4
-        for (int p = 0; p < panels; ++p) {
-          const __m512 before = first ? _mm512_setzero_ps() : _mm512_loadu_ps(y + 16 * p);
-          __m512 after = add_group(before, sums[m][p],
-                                   _mm512_load_ps(work.chunk->scales[b][g] + 16 * p), x.scales[at]);
-          if (work.minima) {
-            after = _mm512_fmadd_ps(_mm512_load_ps(work.chunk->minima[b][g] + 16 * p),
-                                    _mm512_set1_ps(x_sum), after);
-          }
-          _mm512_storeu_ps(y + 16 * p, after);
-        }
-      }
-    }
-  }
-}
-
-template <int Group>
-void chunk_all_rows(const chunk_work& work, row_range rows, tile_output out) {
-  int m = rows.begin;
-  for (; m + 4 <= rows.end; m += 4) chunk_rows<4, Group>(work, m, out);
-  switch (rows.end - m) {
-    case 3: chunk_rows<3, Group>(work, m, out); break;
-    case 2: chunk_rows<2, Group>(work, m, out); break;
-    case 1: chunk_rows<1, Group>(work, m, out); break;
-    default: break;
-  }
-}
-
 void integer_tile(const std::byte* records,
                   int blocks,
                   const integer_form& form,
                   const activations::storage& x,
                   row_range rows,
                   tile_output out) {
-  const int count = rows.end - rows.begin;
-  const stream_function pairs = count <= stream_rows_max ? find_stream(form, 2) : nullptr;
-  if (pairs) {
-    int m = rows.begin;
-    for (; m + 2 <= rows.end; m += 2) pairs(records, blocks, form.offset, x, m, out);
-    if (m < rows.end) find_stream(form, 1)(records, blocks, form.offset, x, m, out);
-    return;
-  }
-  integer_chunk chunk;
-  for (int first = 0; first < blocks; first += chunk_blocks) {
-    const int here = std::min(chunk_blocks, blocks - first);
-    unpack(records, here, form, chunk);
-    records += form.record_bytes() * static_cast<std::size_t>(here);
-    const chunk_work work{&chunk, &x, first, here, form.has_minima};
-    if (form.group == 32) {
-      chunk_all_rows<32>(work, rows, out);
-    } else {
-      chunk_all_rows<16>(work, rows, out);
-    }
-  }
+  const stream_function pairs = find_stream(form, 2);
+  FORETOKEN_ASSERT(pairs != nullptr);
+  int m = rows.begin;
+  for (; m + 2 <= rows.end; m += 2) pairs(records, blocks, form.offset, x, m, out);
+  if (m < rows.end) find_stream(form, 1)(records, blocks, form.offset, x, m, out);
 }
 
 // ---- float weights ----

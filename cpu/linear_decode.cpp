@@ -97,7 +97,7 @@ void decode_q3_k(const std::uint8_t* block, decoded_block& out) {
   for (int i = 0; i < 256; ++i) {
     const unsigned two =
         (static_cast<unsigned>(q[i / 128 * 32 + i % 32]) >> (i % 128 / 32 * 2)) & 3u;
-    out.quants[i] = narrow(two | (((static_cast<unsigned>(third[i % 32]) >> (i / 32)) & 1u) << 2));
+    out.quants[i] = narrow(two | (((static_cast<unsigned>(third[i % 32]) >> (i / 32) & 1u)) << 2));
   }
 }
 
