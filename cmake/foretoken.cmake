@@ -5,12 +5,14 @@ add_library(foretoken_flags INTERFACE)
 target_compile_features(foretoken_flags INTERFACE cxx_std_20)
 target_include_directories(foretoken_flags INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
 # -ffp-contract=off: the compiler must not fuse a*b+c on its own; kernels that want FMA say so.
-target_compile_options(foretoken_flags INTERFACE
+# Our rules for our own files; programs that use the installed library choose theirs.
+set(foretoken_own_flags
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wold-style-cast -Wnon-virtual-dtor
   -fno-omit-frame-pointer -ffp-contract=off)
 if(FORETOKEN_WERROR)
-  target_compile_options(foretoken_flags INTERFACE -Werror)
+  list(APPEND foretoken_own_flags -Werror)
 endif()
+target_compile_options(foretoken_flags INTERFACE "$<BUILD_INTERFACE:${foretoken_own_flags}>")
 if(FORETOKEN_SANITIZE STREQUAL "address")
   set(foretoken_sanitize_flags -fsanitize=address,undefined -fno-sanitize-recover=all)
 elseif(FORETOKEN_SANITIZE STREQUAL "thread")
