@@ -71,7 +71,7 @@ class reader {
           me.see_(me.first_ + static_cast<std::size_t>(row), logits);
         },
         this);
-    for (int i = 0; i < 64; ++i) pages_.push_back(page_id{i});
+    for (int i = 0; i < 160; ++i) pages_.push_back(page_id{i});
   }
   bool read(const std::vector<token>& text, std::size_t from, observer see) {
     see_ = std::move(see);
