@@ -59,8 +59,8 @@ struct batch_scheduler::state {
   std::uint64_t step = 0;
   std::uint64_t next_decode = 0, next_prefill = 0;  // orders where the next turn begins
   std::uint64_t prompt_tokens_computed = 0;
-  bool preempted = false;  // in this plan()
-  int rows = 0;            // of the plan being made
+  bool short_of_pages = false;  // in this plan()
+  int rows = 0;                 // of the plan being made
 };
 
 batch_scheduler::batch_scheduler(options chosen, cache::kv_cache& pages)
