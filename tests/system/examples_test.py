@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The examples run as their first lines say, the C++ one against an installed library."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+from server import MODEL, Server, main
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = os.environ.get("FORETOKEN_BUILD", str(ROOT / "build/release"))
+
+
+class ExamplesTest(unittest.TestCase):
+    def test_tcp_client(self):
+        with Server() as server:
+            ended = subprocess.run(
+                [sys.executable, str(ROOT / "examples/tcp_client.py"), f"127.0.0.1:{server.tcp_port}", "The sea"],
+                capture_output=True, text=True, check=True)
+            self.assertTrue(ended.stdout.strip())
+
+    def test_official_clients(self):
+        try:
+            import openai
+            import websockets
+        except ImportError:
+            self.skipTest("the packages openai and websockets are not here")
+        self.assertTrue(openai and websockets)
+        with Server() as server:
+            door = f"127.0.0.1:{server.http_port}"
+            for words in [["examples/websocket_client.py", door], ["examples/openai_client.py", door, "Hello!"]]:
+                ended = subprocess.run([sys.executable, str(ROOT / words[0]), *words[1:]],
+                                       capture_output=True, text=True, check=True)
+                self.assertTrue(ended.stdout.strip())
+
+    def test_a_service_embeds_the_installed_library(self):
+        source = ROOT / "examples/embedding"
+        self.assertLess(len((source / "embedding.cpp").read_text().splitlines()), 60)
+        with tempfile.TemporaryDirectory() as folder:
+            prefix, build = folder + "/prefix", folder + "/build"
+            for words in [["cmake", "--install", BUILD, "--prefix", prefix],
+                          ["cmake", "-G", "Ninja", "-S", str(source), "-B", build,
+                           "-DCMAKE_PREFIX_PATH=" + prefix, "-DCMAKE_BUILD_TYPE=Release"],
+                          ["cmake", "--build", build]]:
+                ended = subprocess.run(words, capture_output=True, text=True, check=False)
+                self.assertEqual(ended.returncode, 0, ended.stdout + ended.stderr)
+            ended = subprocess.run([build + "/embedding", MODEL, "The sea is", "The sky is"],
+                                   capture_output=True, text=True, check=False)
+            self.assertEqual(ended.returncode, 0, ended.stderr)
+            self.assertGreater(len(ended.stdout.strip()), 10)
+
+
+if __name__ == "__main__":
+    main()
