@@ -304,6 +304,27 @@ double mass(const std::vector<candidate>& picked, std::span<const float> weights
   return sum;
 }
 
+// The most probable tokens, in order, whose mass is at least `enough` (all when rounding hides
+// that). A histogram of the weights by the high bits of their float form finds where to cut, so
+// only what may be in the nucleus is sorted.
+void select_nucleus(std::span<const float> x, scratch& own, double enough) {
+  constexpr int shift = 19;  // exponent and 4 bits of fraction; weights are in [0, 1]
+  constexpr std::size_t buckets = (std::size_t{0x3F800000u} >> shift) + 1;
+  std::array<double, buckets> mass_of{};
+  const auto bucket = [](float w) {
+    return std::min<std::size_t>(std::bit_cast<std::uint32_t>(w) >> shift, buckets - 1);
+  };
+  for (const float w : own.weights) mass_of[bucket(w)] += static_cast<double>(w);
+  std::size_t cut = buckets;
+  // The margin covers that these sums and the ordered ones round differently.
+  for (double sum = 0; cut > 0 && sum <= enough * (1 + 1e-9);) sum += mass_of[--cut];
+  own.picked.clear();
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    if (bucket(own.weights[i]) >= cut) own.picked.push_back({x[i], static_cast<token>(i)});
+  }
+  std::sort(own.picked.begin(), own.picked.end(), before);
+}
+
 token draw(std::span<const float> x,
            const peak& top,
            const sampling_parameters& p,
@@ -323,13 +344,8 @@ token draw(std::span<const float> x,
   }
   const double total = weigh(x, top.value, p.temperature, own.weights);
   if (p.top_p >= 1) return draw_all(own.weights, total, p.min_p, u);
-  for (std::size_t k = 64;; k *= 8) {  // a nucleus is mostly small: widen until it is inside
-    select(x, k, own.picked);
-    const bool whole = own.picked.size() == n;
-    if (whole || mass(own.picked, own.weights) >= static_cast<double>(p.top_p) * total) {
-      return draw_picked(own.picked, own.weights, total, p, u);
-    }
-  }
+  select_nucleus(x, own, static_cast<double>(p.top_p) * total);
+  return draw_picked(own.picked, own.weights, total, p, u);
 }
 
 // Log-probabilities of the raw logits: of `out.id`, and of the `count` best.
