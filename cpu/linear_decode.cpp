@@ -79,7 +79,7 @@ void decode_q2_k(const std::uint8_t* block, decoded_block& out) {
   }
   const std::uint8_t* const q = block + 16;
   for (int i = 0; i < 256; ++i) {
-    out.quants[i] = narrow((q[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2)) & 3u);
+    out.quants[i] = narrow((unsigned{q[i / 128 * 32 + i % 32]} >> (i % 128 / 32 * 2)) & 3u);
   }
 }
 

@@ -33,7 +33,7 @@ FORETOKEN_INLINE void unpack_quants(const std::byte* record, int offset, std::in
     for (int j = 0; j < per_word; ++j) {
       std::int16_t* const to = out + (step * per_word + j) * pair_words;
       for (int i = 0; i < pair_words; ++i) {
-        const auto quant = static_cast<std::uint16_t>((words[i] >> (j * Bits)) & mask);
+        const auto quant = static_cast<std::uint16_t>((unsigned{words[i]} >> (j * Bits)) & mask);
         to[i] = static_cast<std::int16_t>(static_cast<std::uint16_t>(quant - less));
       }
     }
