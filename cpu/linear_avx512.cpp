@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The matrix kernels with AVX-512 (F, BW, DQ, VL, VNNI).
 //
-// Integer weights: two rows of x at a time pass over the tile's stream of records; words are unpacked in
-// registers and a row's 64 outputs stay in registers from the first column to the last. With one
-// or two rows memory is the limit; with more, the tile stays in the caches and the limit is vpdpwssd.
-// Unpacking chunks to scratch for 4 or 6 rows at a time was tried: on a Zen 5 (2 threads, q4_1) 253
-// GMAC/s against 351 here at 128 rows and 576 columns; at 1536 columns, on a busy machine, 149 and 145
-// against 124 and 181. Measure again when it is quiet before choosing otherwise.
+// Integer weights: two rows of x at a time pass over the tile's stream of records; words are
+// unpacked in registers and a row's 64 outputs stay in registers from the first column to the last.
+// With one or two rows memory is the limit; with more, the tile stays in the caches and the limit
+// is vpdpwssd. Unpacking chunks to scratch for 4 or 6 rows at a time was tried: on a Zen 5 (2
+// threads, q4_1) 253 GMAC/s against 351 here at 128 rows and 576 columns; at 1536 columns, on a
+// busy machine, 149 and 145 against 124 and 181. Measure again when it is quiet before choosing
+// otherwise.
 
 #if defined(__x86_64__)
 
