@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// The row kernels against float64 formulas, on every path of this machine.
+#include <cmath>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "base/half.hpp"
+#include "cpu/row_kernels.hpp"
+
+namespace foretoken::cpu {
+namespace {
+
+std::vector<const row_kernels*> kernels_here() {
+  std::vector<const row_kernels*> out;
+  for (const isa path : {isa::portable, isa::avx2, isa::avx512}) {
+    if (const row_kernels* found = find_row_kernels(path)) out.push_back(found);
+  }
+  return out;
+}
+
+std::vector<float> values(int count, float spread, unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0, spread);
+  std::vector<float> out(static_cast<std::size_t>(count));
+  for (float& value : out) value = normal(random);
+  return out;
+}
+
+constexpr int lengths[] = {1, 15, 16, 17, 24, 576, 1001};
+
+void check_close(float got, double expected, double scale) {
+  CHECK(std::abs(static_cast<double>(got) - expected) <= 2e-6 * (std::abs(expected) + scale));
+}
+
+TEST_CASE("row_kernels: norms are the formulas for every length") {
+  for (const row_kernels* kernels : kernels_here()) {
+    for (const int n : lengths) {
+      CAPTURE(kernels->name);
+      CAPTURE(n);
+      const auto x = values(n, 3, 1), w = values(n, 1, 2), b = values(n, 1, 3);
+      double squares = 0, mean = 0, variance = 0;
+      for (const float value : x) squares += static_cast<double>(value) * value / n;
+      for (const float value : x) mean += static_cast<double>(value) / n;
+      for (const float value : x) variance += (value - mean) * (value - mean) / n;
+      std::vector<float> rms(x.size() + 1, 7.0f), layer(x.size() + 1, 7.0f);
+      kernels->rms_norm(x.data(), w.data(), n, 1e-3f, rms.data());
+      kernels->layer_norm(x.data(), w.data(), b.data(), n, 1e-3f, layer.data());
+      const double epsilon = static_cast<double>(1e-3f);
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        check_close(rms[i], x[i] / std::sqrt(squares + epsilon) * w[i], 1e-3);
+        check_close(layer[i], (x[i] - mean) / std::sqrt(variance + epsilon) * w[i] + b[i], 3);
+      }
+      CHECK(rms.back() == 7.0f);  // nothing is written behind the end
+      CHECK(layer.back() == 7.0f);
+    }
+  }
+}
+
+TEST_CASE("row_kernels: gates and caps are the formulas, far outside too") {
+  for (const row_kernels* kernels : kernels_here()) {
+    for (const int n : lengths) {
+      CAPTURE(kernels->name);
+      CAPTURE(n);
+      auto gate = values(n, 6, 4);
+      const auto up = values(n, 1, 5);
+      gate[0] = n % 2 == 0 ? -300.0f : 300.0f;
+      std::vector<float> silu(gate.size()), gelu(gate.size());
+      kernels->silu_gate(gate.data(), up.data(), n, silu.data());
+      kernels->gelu_gate(gate.data(), up.data(), n, gelu.data());
+      auto capped = gate, plain = gate;
+      kernels->softcap(capped.data(), n, 30);
+      kernels->gelu(plain.data(), n);
+      for (std::size_t i = 0; i < gate.size(); ++i) {
+        const double x = gate[i];
+        const double tanh = std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x));
+        check_close(silu[i], x / (1 + std::exp(-x)) * up[i], 1);
+        check_close(gelu[i], 0.5 * x * (1 + tanh) * up[i], std::abs(x) + 1);
+        check_close(plain[i], 0.5 * x * (1 + tanh), std::abs(x) + 1);
+        check_close(capped[i], 30 * std::tanh(x / 30), 30);
+      }
+    }
+  }
+}
+
+TEST_CASE("row_kernels: a NaN stays a NaN") {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const row_kernels* kernels : kernels_here()) {
+    CAPTURE(kernels->name);
+    float x[3] = {1, nan, 2};
+    const float one[3] = {1, 1, 1};
+    float out[3] = {};
+    kernels->silu_gate(x, one, 3, out);
+    CHECK(std::isnan(out[1]));
+    CHECK(std::isfinite(out[2]));
+    kernels->gelu_gate(x, one, 3, out);
+    CHECK(std::isnan(out[1]));
+    kernels->softcap(x, 3, 30);
+    CHECK(std::isnan(x[1]));
+  }
+}
+
+TEST_CASE("row_kernels: f16 is rounded to nearest even, clamped and counted") {
+  for (const row_kernels* kernels : kernels_here()) {
+    CAPTURE(kernels->name);
+    auto x = values(37, 100, 6);
+    x[3] = 70000.0f;
+    x[20] = -1e30f;
+    x[36] = std::numeric_limits<float>::infinity();
+    x[5] = 65504.0f;
+    std::vector<std::uint16_t> half(38, 0x1234);
+    CHECK(kernels->to_half(x.data(), 37, half.data()) == 3);
+    CHECK(half[3] == 0x7BFF);
+    CHECK(half[20] == 0xFBFF);
+    CHECK(half[36] == 0x7BFF);
+    CHECK(half[37] == 0x1234);
+    for (const std::size_t i : {0u, 5u, 17u, 35u}) CHECK(half[i] == float_to_f16(x[i]));
+  }
+}
+
+}  // namespace
+}  // namespace foretoken::cpu
