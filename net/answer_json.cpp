@@ -21,7 +21,8 @@ void write_list(std::string& out, const List& list, Write write) {
 }
 
 void write_bytes(std::string& out, std::string_view text) {
-  write_list(out, text, [&](char c) { write_json_number(out, int{static_cast<unsigned char>(c)}); });
+  write_list(out, text,
+             [&](char c) { write_json_number(out, int{static_cast<unsigned char>(c)}); });
 }
 
 void write_top_map(std::string& out, const std::vector<actors::alternative>& top) {
@@ -62,6 +63,15 @@ wire_error wire_form(errc code) noexcept {
     case errc::internal: break;
   }
   return {500, "server_error", false};
+}
+
+const char* reason_name(actors::finish_reason reason) noexcept {
+  switch (reason) {
+    case actors::finish_reason::stop: return "stop";
+    case actors::finish_reason::length: return "length";
+    case actors::finish_reason::cancelled: break;
+  }
+  return "cancelled";
 }
 
 void write_error(std::string& out, const error& why, const char* code) {

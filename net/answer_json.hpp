@@ -18,6 +18,8 @@ struct wire_error {
 // The one table from errors to HTTP.
 wire_error wire_form(errc code) noexcept;
 
+const char* reason_name(actors::finish_reason reason) noexcept;
+
 // {"message",...}: the value of "error". `code` overrides the name of the errc.
 void write_error(std::string& out, const error& why, const char* code = nullptr);
 void write_usage(std::string& out, const actors::usage& used);

@@ -7,14 +7,18 @@
 namespace foretoken::net {
 namespace {
 
-time_point now() { return std::chrono::steady_clock::now(); }
+time_point now() {
+  return std::chrono::steady_clock::now();
+}
 
 void give_buffer(uv_handle_t*, std::size_t, uv_buf_t* out) {
   static thread_local std::array<char, 64u << 10> slab;  // one read at a time on a loop
   *out = uv_buf_init(slab.data(), static_cast<unsigned>(slab.size()));
 }
 
-connection& owner(void* data) { return *static_cast<connection*>(data); }
+connection& owner(void* data) {
+  return *static_cast<connection*>(data);
+}
 
 }  // namespace
 
@@ -96,7 +100,8 @@ void connection::replace_protocol(std::unique_ptr<protocol> next, std::string re
 }
 
 std::size_t connection::pending_bytes() const noexcept {
-  return out_.size() + uv_stream_get_write_queue_size(reinterpret_cast<const uv_stream_t*>(&socket_));
+  return out_.size() +
+         uv_stream_get_write_queue_size(reinterpret_cast<const uv_stream_t*>(&socket_));
 }
 
 void connection::write(std::string_view bytes) {
@@ -159,7 +164,8 @@ void connection::finish_output() {
   if (!finishing_ || shut_ || pending_bytes() != 0) return;
   shut_ = true;
   finish_by_ = now() + core_.bounds.linger;
-  if (saw_eof_ || uv_shutdown(&shutdown_, stream(), [](uv_shutdown_t*, int) {}) != 0) return close_now();
+  if (saw_eof_ || uv_shutdown(&shutdown_, stream(), [](uv_shutdown_t*, int) {}) != 0)
+    return close_now();
   read_more(true);
 }
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// One socket: bytes in to its protocol, bytes out with bounds. Lives on the loop's thread; owned by its
-// libuv handle, freed in the close callback.
+// One socket: bytes in to its protocol, bytes out with bounds. Lives on the loop's thread; owned by
+// its libuv handle, freed in the close callback.
 //
-// Invariants: 1. at most one libuv write is under way, the rest waits in out_; 2. once closing, no byte
-// reaches the protocol; 3. the protocol dies with the connection and gives up its requests then.
+// Invariants: 1. at most one libuv write is under way, the rest waits in out_; 2. once closing, no
+// byte reaches the protocol; 3. the protocol dies with the connection and gives up its requests
+// then.
 
 #include <uv.h>
 
@@ -21,10 +22,10 @@ class protocol {
  public:
   virtual ~protocol() = default;
   virtual void on_data(std::string_view bytes) = 0;
-  virtual void on_eof() = 0;              // the peer will send no more
-  virtual void on_settle() = 0;           // end of a turn in which the connection was touched
+  virtual void on_eof() = 0;     // the peer will send no more
+  virtual void on_settle() = 0;  // end of a turn in which the connection was touched
   virtual void on_tick(time_point now) = 0;
-  virtual void on_stop() = 0;             // the server is going: say goodbye
+  virtual void on_stop() = 0;  // the server is going: say goodbye
   virtual gauge& open_gauge() noexcept = 0;
 };
 
@@ -39,7 +40,7 @@ class connection {
   void write(std::string_view bytes);
   // Takes effect when the protocol's current call returns; `rest` is what it has not read.
   void replace_protocol(std::unique_ptr<protocol> next, std::string rest);
-  void close_after_flush();                // what is written still leaves
+  void close_after_flush();  // what is written still leaves
   void close_now();
   void read_more(bool wanted);
   std::size_t pending_bytes() const noexcept;

@@ -15,12 +15,15 @@ namespace http = boost::beast::http;
 
 bool is_token_char(char c) noexcept {
   const bool alnum = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-  return alnum || (c != '\0' && std::string_view("!#$%&'*+-.^_`|~").find(c) != std::string_view::npos);
+  return alnum ||
+         (c != '\0' && std::string_view("!#$%&'*+-.^_`|~").find(c) != std::string_view::npos);
 }
 bool is_token(std::string_view text) noexcept {
   return !text.empty() && std::all_of(text.begin(), text.end(), is_token_char);
 }
-char lower(char c) noexcept { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
+char lower(char c) noexcept {
+  return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+}
 
 std::string_view trim(std::string_view text) noexcept {
   while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
@@ -31,8 +34,8 @@ std::string_view trim(std::string_view text) noexcept {
 }  // namespace
 
 bool same_text(std::string_view a, std::string_view b) noexcept {
-  return a.size() == b.size() &&
-         std::equal(a.begin(), a.end(), b.begin(), [](char x, char y) { return lower(x) == lower(y); });
+  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(),
+                                            [](char x, char y) { return lower(x) == lower(y); });
 }
 
 const std::string* http_request::find(std::string_view name) const noexcept {
@@ -42,8 +45,8 @@ const std::string* http_request::find(std::string_view name) const noexcept {
   return nullptr;
 }
 int http_request::count(std::string_view name) const noexcept {
-  return static_cast<int>(
-      std::count_if(fields.begin(), fields.end(), [&](const auto& field) { return field.first == name; }));
+  return static_cast<int>(std::count_if(fields.begin(), fields.end(),
+                                        [&](const auto& field) { return field.first == name; }));
 }
 bool http_request::list_has(std::string_view name, std::string_view token) const noexcept {
   for (const auto& [key, value] : fields) {
@@ -90,7 +93,8 @@ http_codec::progress http_codec::consume_header(std::string& in) {
     }
     // A TLS or binary hello is refused at its first byte, not after a deadline.
     if (scanned_ == 0 && !is_token_char(c) && c != '\r') return fail(400, "not an HTTP request");
-    if (lines_ == 0 && scanned_ > bounds_.request_line_bytes_max) return fail(414, "request line too long");
+    if (lines_ == 0 && scanned_ > bounds_.request_line_bytes_max)
+      return fail(414, "request line too long");
     if (scanned_ >= bounds_.header_bytes_max) return fail(431, "header too large");
     if (c != '\n') continue;
     const auto line = std::string_view(in).substr(line_start_, scanned_ - 1 - line_start_);
@@ -126,15 +130,17 @@ bool http_codec::screen_line(std::string_view line) {
 bool http_codec::screen_request_line(std::string_view line) {
   const auto first = line.find(' ');
   const auto last = line.rfind(' ');
-  if (first == std::string_view::npos || first == last) return fail(400, "malformed request line"), false;
+  if (first == std::string_view::npos || first == last)
+    return fail(400, "malformed request line"), false;
   const auto target = line.substr(first + 1, last - first - 1);
   const auto version = line.substr(last + 1);
   const auto visible = [](char c) { return c >= '!' && c <= '~'; };
   const bool good_target = !target.empty() && std::all_of(target.begin(), target.end(), visible);
-  if (!is_token(line.substr(0, first)) || !good_target) return fail(400, "malformed request line"), false;
+  if (!is_token(line.substr(0, first)) || !good_target)
+    return fail(400, "malformed request line"), false;
   const auto digit = [](char c) { return c >= '0' && c <= '9'; };
-  if (version.size() != 8 || !version.starts_with("HTTP/") || !digit(version[5]) || version[6] != '.' ||
-      !digit(version[7])) {
+  if (version.size() != 8 || !version.starts_with("HTTP/") || !digit(version[5]) ||
+      version[6] != '.' || !digit(version[7])) {
     return fail(400, "malformed HTTP version"), false;
   }
   if (version != "HTTP/1.1" && version != "HTTP/1.0") {
@@ -176,7 +182,8 @@ bool http_codec::read_head(std::string_view head) {
 bool http_codec::check_framing() {
   auto& made = request_;
   const int hosts = made.count("host");
-  if (hosts > 1 || (made.minor == 1 && hosts != 1)) return fail(400, "exactly one Host is required"), false;
+  if (hosts > 1 || (made.minor == 1 && hosts != 1))
+    return fail(400, "exactly one Host is required"), false;
   const int lengths = made.count("content-length");
   const int encodings = made.count("transfer-encoding");
   if (lengths > 1 || encodings > 1 || (lengths != 0 && encodings != 0)) {
@@ -293,10 +300,12 @@ http_codec::progress http_codec::finish_body() {
   while (!rest.empty() && !parser.is_done()) {
     boost::system::error_code failed;
     const auto used = parser.put(boost::asio::buffer(rest.data(), rest.size()), failed);
-    if ((failed && failed != http::error::need_more) || used == 0) return fail(400, "malformed body");
+    if ((failed && failed != http::error::need_more) || used == 0)
+      return fail(400, "malformed body");
     rest.remove_prefix(used);
   }
-  if (!rest.empty() || (!raw_body_.empty() && !parser.is_done())) return fail(400, "malformed body");
+  if (!rest.empty() || (!raw_body_.empty() && !parser.is_done()))
+    return fail(400, "malformed body");
   request_.body = std::move(parser.get().body());
   raw_body_.clear();
   stage_ = stage::header;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// HTTP/1.1 requests out of bytes. Boost.Beast's parser reads them, but it alone accepts more than the
-// strict profile (line folding, a missing Host, chunk extensions of any size), so every byte is
+// HTTP/1.1 requests out of bytes. Boost.Beast's parser reads them, but it alone accepts more than
+// the strict profile (line folding, a missing Host, chunk extensions of any size), so every byte is
 // screened first and both must agree where a message ends. An error is final: never resynchronised.
 
 #include <cstdint>
@@ -17,7 +17,7 @@ namespace foretoken::net {
 
 struct http_request {
   std::string method, target, path, body;
-  int minor = 1;                // HTTP/1.minor
+  int minor = 1;  // HTTP/1.minor
   bool keep_alive = false;
   bool expects_continue = false;
   bool chunked = false;

@@ -20,7 +20,8 @@ class builder {
   bool boolean(bool value) { return add(value); }
   bool number_integer(std::int64_t value) { return add(value); }
   bool number_unsigned(std::uint64_t value) {
-    if (value <= static_cast<std::uint64_t>(INT64_MAX)) return add(static_cast<std::int64_t>(value));
+    if (value <= static_cast<std::uint64_t>(INT64_MAX))
+      return add(static_cast<std::int64_t>(value));
     return add(value);
   }
   bool number_float(double value, const std::string&) { return add(value); }
@@ -111,7 +112,8 @@ const json_value* json_value::find(std::string_view key) const noexcept {
 }
 
 result<json_value> parse_json(std::string_view text, json_limits limits) {
-  // The parser skips a byte order mark and takes NUL for the end of the text; both are refused here.
+  // The parser skips a byte order mark and takes NUL for the end of the text; both are refused
+  // here.
   if (text.starts_with("\xEF\xBB\xBF")) return invalid("", "a byte order mark is not accepted");
   if (text.find('\0') != std::string_view::npos) return invalid("", "a raw NUL byte is not JSON");
   builder made(limits);

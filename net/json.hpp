@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// JSON in and out. Reading is bounded and strict: no duplicate keys, NaN, comments, byte order mark,
-// invalid UTF-8 or trailing bytes. Writing appends to a string.
+// JSON in and out. Reading is bounded and strict: no duplicate keys, NaN, comments, byte order
+// mark, invalid UTF-8 or trailing bytes. Writing appends to a string.
 
 #include <cstdint>
 #include <string>

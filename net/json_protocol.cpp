@@ -37,7 +37,9 @@ std::string opening(const std::string& id, std::string_view event) {
 json_protocol::json_protocol(loop_core& core, counter& errors, sender send)
     : core_(core), errors_(errors), send_(std::move(send)) {}
 
-json_protocol::~json_protocol() { abandon_all(); }
+json_protocol::~json_protocol() {
+  abandon_all();
+}
 
 void json_protocol::abandon_all() {
   for (const auto& [id, from] : running_) core_.abandon(id);
@@ -56,7 +58,8 @@ void json_protocol::on_message(std::string_view text) {
     return refuse(invalid("", "a message must be a JSON object"));
   }
   const auto id = id_text(*message);
-  if (id.empty()) return refuse(invalid("id", "id is required: a string of at most 256 bytes, or an integer"));
+  if (id.empty())
+    return refuse(invalid("id", "id is required: a string of at most 256 bytes, or an integer"));
   const auto* op = message->find("op");
   if (op == nullptr || op->string() == nullptr) return fail(id, invalid("op", "op is required"));
   run(id, std::string(*op->string()), std::move(*message));
@@ -65,7 +68,8 @@ void json_protocol::on_message(std::string_view text) {
 void json_protocol::run(const std::string& id, std::string_view op, json_value&& message) {
   if (op == "cancel") {
     for (const auto& [key, unused] : *message.object()) {
-      if (key != "op" && key != "id") return fail(id, invalid(key.substr(0, 64), "unknown parameter"));
+      if (key != "op" && key != "id")
+        return fail(id, invalid(key.substr(0, 64), "unknown parameter"));
     }
     const auto found = by_id_.find(id);
     if (found != by_id_.end()) core_.cancel(found->second);
@@ -98,7 +102,8 @@ void json_protocol::generate(const std::string& id, bool chat, json_value&& mess
 void json_protocol::tokenize(const std::string& id, const json_value& message) {
   auto parsed = parse_tokenize(message, true);
   if (!parsed) return fail(id, parsed.error());
-  auto made = core_.tokenize(std::move(parsed->text), {parsed->add_special, parsed->parse_special}, *this);
+  auto made =
+      core_.tokenize(std::move(parsed->text), {parsed->add_special, parsed->parse_special}, *this);
   if (made) core_.metrics().requests_tokenize.add();
   added(id, std::move(made), {id, false, false});
 }
@@ -117,7 +122,9 @@ void json_protocol::fail(const std::string& id, const error& why, const char* co
   send_(out);
 }
 
-void json_protocol::refuse(const error& why, const char* code) { fail("null", why, code); }
+void json_protocol::refuse(const error& why, const char* code) {
+  fail("null", why, code);
+}
 
 void json_protocol::on_event(actors::event& what) {
   const auto found = running_.find(what.request);
@@ -159,13 +166,13 @@ void json_protocol::send_done(const stream& from, const actors::done_event& what
   auto worst = actors::finish_reason::stop;
   for (const auto reason : what.reasons) worst = std::max(worst, reason);
   auto out = opening(from.id, "done") + ",\"finish_reason\":";
-  write_json_string(out, actors::finish_reason_name(worst));
+  write_json_string(out, reason_name(worst));
   out += ",\"choices\":[";
   for (std::size_t i = 0; i < what.reasons.size(); ++i) {
     out += i == 0 ? "{\"index\":" : ",{\"index\":";
     write_json_number(out, static_cast<std::int64_t>(i));
     out += ",\"finish_reason\":";
-    write_json_string(out, actors::finish_reason_name(what.reasons[i]));
+    write_json_string(out, reason_name(what.reasons[i]));
     out += '}';
   }
   out += "],\"usage\":";

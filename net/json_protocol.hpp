@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// The JSON messages of WebSocket and TCP: requests in, events out, many at a time by id. The transport
-// gives whole messages and takes whole messages; framing is its business.
+// The JSON messages of WebSocket and TCP: requests in, events out, many at a time by id. The
+// transport gives whole messages and takes whole messages; framing is its business.
 
 #include <functional>
 #include <string>
@@ -28,7 +28,7 @@ class json_protocol final : public event_handler {
 
  private:
   struct stream {
-    std::string id;                                   // as JSON, echoed as it came
+    std::string id;  // as JSON, echoed as it came
     bool chat = false;
     bool logprobs = false;
   };

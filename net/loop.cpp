@@ -19,7 +19,8 @@ void port::deliver(std::vector<actors::event> events) noexcept {
     queue_.insert(queue_.end(), std::make_move_iterator(events.begin()),
                   std::make_move_iterator(events.end()));
   }
-  if (was_empty) uv_async_send(wake_);  // fails only on a handle that is closing: close() came first
+  if (was_empty)
+    uv_async_send(wake_);  // fails only on a handle that is closing: close() came first
 }
 
 void port::wake() noexcept {
@@ -52,7 +53,9 @@ result<request_id> loop_core::tokenize(std::string text,
   return id;
 }
 
-void loop_core::cancel(request_id id) { engine.cancel(id); }
+void loop_core::cancel(request_id id) {
+  engine.cancel(id);
+}
 
 void loop_core::abandon(request_id id) {
   if (handlers_.erase(id) != 0) engine.cancel(id);

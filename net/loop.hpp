@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // What every connection shares: the loop, the engine, the books of running requests, and the port
-// through which engine threads hand over events. Everything but port::deliver and port::wake runs on
-// the loop's thread.
+// through which engine threads hand over events. Everything but port::deliver and port::wake runs
+// on the loop's thread.
 
 #include <uv.h>
 
@@ -57,18 +57,20 @@ class loop_core {
   std::string http_authority_port;  // ":8080", as it stands in Host
   bool http_loopback = true;
   bool accepting = true;
-  std::uint64_t next_name = 0;      // makes answer ids unique in this process
-  std::string metrics_page;         // scrape storms read a copy
+  std::uint64_t next_name = 0;  // makes answer ids unique in this process
+  std::string metrics_page;     // scrape storms read a copy
   time_point metrics_page_made{};
 
   counters& metrics() noexcept { return engine.metrics(); }
   result<request_id> submit(actors::generate_request request, event_handler& handler);
-  result<request_id> tokenize(std::string text, tokenizer::encode_options how, event_handler& handler);
-  void cancel(request_id id);            // its terminal event still comes
-  void abandon(request_id id);           // cancel, and the handler hears no more
-  void touch(connection& changed);       // flushed at the end of this turn
-  void settle();                         // flush what was touched
-  void dispatch();                       // hand out what engine threads delivered
+  result<request_id> tokenize(std::string text,
+                              tokenizer::encode_options how,
+                              event_handler& handler);
+  void cancel(request_id id);       // its terminal event still comes
+  void abandon(request_id id);      // cancel, and the handler hears no more
+  void touch(connection& changed);  // flushed at the end of this turn
+  void settle();                    // flush what was touched
+  void dispatch();                  // hand out what engine threads delivered
   void forget(connection& gone);
 
  private:

@@ -24,8 +24,11 @@ using parameter = status (*)(reader&, json_value&, const std::string&);
 
 constexpr std::int64_t int_max = std::numeric_limits<std::int32_t>::max();
 
-status read_integer(const json_value& value, const std::string& field, std::int64_t low,
-                    std::int64_t high, std::int64_t& out) {
+status read_integer(const json_value& value,
+                    const std::string& field,
+                    std::int64_t low,
+                    std::int64_t high,
+                    std::int64_t& out) {
   const auto* given = value.integer();
   if (given == nullptr || *given < low || *given > high) {
     return invalid(field, field + " must be an integer from " + std::to_string(low) + " to " +
@@ -36,15 +39,19 @@ status read_integer(const json_value& value, const std::string& field, std::int6
 }
 
 // Bounds are [low, high], or (low, high] when `above`.
-status read_number(const json_value& value, const std::string& field, double low, double high,
-                   bool above, float& out) {
+status read_number(const json_value& value,
+                   const std::string& field,
+                   double low,
+                   double high,
+                   bool above,
+                   float& out) {
   double given = std::numeric_limits<double>::quiet_NaN();
   if (const auto* whole = value.integer()) given = static_cast<double>(*whole);
   if (const auto* real = std::get_if<double>(&value.data)) given = *real;
   if (!std::isfinite(given) || given < low || given > high || (above && given <= low)) {
     char text[96];
-    std::snprintf(text, sizeof text, " must be a number %s %g and at most %g", above ? "above" : "of at least",
-                  low, high);
+    std::snprintf(text, sizeof text, " must be a number %s %g and at most %g",
+                  above ? "above" : "of at least", low, high);
     return invalid(field, field + text);
   }
   out = static_cast<float>(given);
@@ -117,7 +124,8 @@ status read_content(json_value& value, std::string& out) {
     return {};
   }
   const auto* parts = value.array();
-  if (parts == nullptr) return invalid("messages", "message content must be a string or text parts");
+  if (parts == nullptr)
+    return invalid("messages", "message content must be a string or text parts");
   for (const auto& part : *parts) {
     const auto* kind = part.find("type");
     const auto* text = part.find("text");
@@ -146,7 +154,8 @@ status read_message(json_value& item, tokenizer::chat_message& out) {
       // Clients send an earlier answer back as they got it: with these, empty.
       const bool empty_list = value.array() != nullptr && value.array()->empty();
       if (!(key == "tool_calls" && empty_list)) {
-        return unsupported("messages", "message key \"" + key.substr(0, 64) + "\" is not supported");
+        return unsupported("messages",
+                           "message key \"" + key.substr(0, 64) + "\" is not supported");
       }
     }
   }
@@ -158,7 +167,8 @@ status read_message(json_value& item, tokenizer::chat_message& out) {
 status read_messages(reader& in, json_value& value, const std::string& field) {
   in.prompt_given = true;
   auto* list = std::get_if<json_array>(&value.data);
-  if (list == nullptr || list->empty()) return invalid(field, "messages must be a list that is not empty");
+  if (list == nullptr || list->empty())
+    return invalid(field, "messages must be a list that is not empty");
   actors::chat_prompt talk(list->size());
   for (std::size_t i = 0; i < list->size(); ++i) FORETOKEN_TRY(read_message((*list)[i], talk[i]));
   in.prompts.emplace_back(std::move(talk));
@@ -256,7 +266,8 @@ status read_stream_options(reader& in, json_value& value, const std::string& fie
     const auto name = field + "." + key.substr(0, 64);
     if (key == "include_usage" && !item.is_null()) {
       FORETOKEN_TRY(read_bool(item, name, in.out.include_usage));
-    } else if (!item.is_null() && !(key == "include_obfuscation" && item.boolean() && !*item.boolean())) {
+    } else if (!item.is_null() &&
+               !(key == "include_obfuscation" && item.boolean() && !*item.boolean())) {
       return invalid(name, "unknown parameter " + name);
     }
   }
@@ -282,7 +293,9 @@ status any_bool(reader&, json_value& value, const std::string& field) {
   bool ignored = false;
   return read_bool(value, field, ignored);
 }
-status only_null(reader&, json_value&, const std::string& field) { return refuse(field, "null"); }
+status only_null(reader&, json_value&, const std::string& field) {
+  return refuse(field, "null");
+}
 status only_false(reader&, json_value& value, const std::string& field) {
   return value.boolean() != nullptr && !*value.boolean() ? status{} : refuse(field, "false");
 }
@@ -296,11 +309,13 @@ status only_empty_string(reader&, json_value& value, const std::string& field) {
 }
 status only_none(reader&, json_value& value, const std::string& field) {
   const auto* text = value.string();
-  return text != nullptr && (*text == "none" || *text == "auto") ? status{} : refuse(field, "\"none\"");
+  return text != nullptr && (*text == "none" || *text == "auto") ? status{}
+                                                                 : refuse(field, "\"none\"");
 }
 status service_tier(reader&, json_value& value, const std::string& field) {
   const auto* text = value.string();
-  return text != nullptr && (*text == "auto" || *text == "default") ? status{} : refuse(field, "\"auto\"");
+  return text != nullptr && (*text == "auto" || *text == "default") ? status{}
+                                                                    : refuse(field, "\"auto\"");
 }
 status only_text_modality(reader&, json_value& value, const std::string& field) {
   const auto* list = value.array();
@@ -400,7 +415,9 @@ const row rows[] = {
     {"web_search_options", in_talk, only_null},
 };
 
-int place_of(dialect how) { return 1 << static_cast<int>(how); }
+int place_of(dialect how) {
+  return 1 << static_cast<int>(how);
+}
 
 const row* find_row(std::string_view name, dialect how) {
   for (const auto& candidate : rows) {

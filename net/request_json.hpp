@@ -17,8 +17,12 @@ enum class dialect {
   generate_op,  // {"op":"generate"} on WebSocket or TCP
   chat_op,      // {"op":"chat"}
 };
-constexpr bool is_chat(dialect how) { return how == dialect::chat || how == dialect::chat_op; }
-constexpr bool is_op(dialect how) { return how == dialect::generate_op || how == dialect::chat_op; }
+constexpr bool is_chat(dialect how) {
+  return how == dialect::chat || how == dialect::chat_op;
+}
+constexpr bool is_op(dialect how) {
+  return how == dialect::generate_op || how == dialect::chat_op;
+}
 
 struct parsed_request {
   std::vector<actors::generate_request> requests;  // one per prompt, at least one

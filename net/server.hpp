@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// The listening side: HTTP, WebSocket and TCP on one libuv loop that runs on its own thread. Knows an
-// engine only through actors/engine.hpp. All member functions may be called from any one thread.
+// The listening side: HTTP, WebSocket and TCP on one libuv loop that runs on its own thread. Knows
+// an engine only through actors/engine.hpp. All member functions may be called from any one thread.
 
 #include <memory>
 #include <string>
@@ -26,7 +26,8 @@ class server {
 
   // No new connections; answers from now on say `Connection: close`.
   void stop_accepting();
-  // After engine.stop(): sends what is queued, says goodbye (WebSocket 1001), closes, joins. Idempotent.
+  // After engine.stop(): sends what is queued, says goodbye (WebSocket 1001), closes, joins.
+  // Idempotent.
   void stop();
 
  private:

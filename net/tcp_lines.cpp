@@ -4,7 +4,9 @@
 namespace foretoken::net {
 
 tcp_lines::tcp_lines(loop_core& core, connection& peer)
-    : core_(core), peer_(peer), messages_(core, core.metrics().tcp_errors, [this](std::string_view message) {
+    : core_(core),
+      peer_(peer),
+      messages_(core, core.metrics().tcp_errors, [this](std::string_view message) {
         peer_.write(message);
         peer_.write("\n");
       }) {}
@@ -24,7 +26,8 @@ void tcp_lines::take_lines() {
     const auto length = (end == std::string::npos ? in_.size() : end) - begin;
     if (length > most) {
       core_.metrics().tcp_errors.add();
-      messages_.refuse({errc::exhausted, "the line is longer than " + std::to_string(most) + " bytes"});
+      messages_.refuse(
+          {errc::exhausted, "the line is longer than " + std::to_string(most) + " bytes"});
       peer_.close_after_flush();
       break;
     }

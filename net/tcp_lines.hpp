@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// JSON messages, one a line, on a plain TCP socket. End-of-file ends reading only: pending answers are
-// still sent; a reset cancels.
+// JSON messages, one a line, on a plain TCP socket. End-of-file ends reading only: pending answers
+// are still sent; a reset cancels.
 
 #include "net/connection.hpp"
 #include "net/json_protocol.hpp"

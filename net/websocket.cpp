@@ -14,7 +14,9 @@
 namespace foretoken::net {
 namespace {
 
-time_point now() { return std::chrono::steady_clock::now(); }
+time_point now() {
+  return std::chrono::steady_clock::now();
+}
 
 constexpr std::size_t key_length = 24;  // 16 bytes in base64
 
@@ -23,7 +25,8 @@ bool is_base64_of_16(std::string_view key) {
     return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '+' ||
            c == '/';
   };
-  return key.size() == key_length && key.ends_with("==") && std::all_of(key.begin(), key.end() - 2, digit);
+  return key.size() == key_length && key.ends_with("==") &&
+         std::all_of(key.begin(), key.end() - 2, digit);
 }
 
 }  // namespace
@@ -42,7 +45,8 @@ std::string websocket_accept(std::string_view key) {
 struct websocket::callbacks {
   static websocket& self(void* data) { return *static_cast<websocket*>(data); }
 
-  static ssize_t receive(wslay_event_context_ptr frames, uint8_t* out, size_t room, int, void* data) {
+  static ssize_t receive(
+      wslay_event_context_ptr frames, uint8_t* out, size_t room, int, void* data) {
     auto& unread = self(data).unread_;
     if (unread.empty()) {
       wslay_event_set_error(frames, WSLAY_ERR_WOULDBLOCK);
@@ -53,9 +57,11 @@ struct websocket::callbacks {
     unread.remove_prefix(count);
     return static_cast<ssize_t>(count);
   }
-  static ssize_t send(wslay_event_context_ptr frames, const uint8_t* bytes, size_t count, int, void* data) {
+  static ssize_t send(
+      wslay_event_context_ptr frames, const uint8_t* bytes, size_t count, int, void* data) {
     std::string_view text(reinterpret_cast<const char*>(bytes), count);
-    // A close frame of wslay's own without a code answers broken framing: we say which fault it was.
+    // A close frame of wslay's own without a code answers broken framing: we say which fault it
+    // was.
     if (text == std::string_view("\x88\x00", 2) && wslay_event_get_close_received(frames) == 0) {
       self(data).peer_.write(std::string_view("\x88\x02\x03\xEA", 4));  // 1002
       return static_cast<ssize_t>(count);
@@ -63,10 +69,14 @@ struct websocket::callbacks {
     self(data).peer_.write(text);
     return static_cast<ssize_t>(count);
   }
-  static void begin(wslay_event_context_ptr, const wslay_event_on_frame_recv_start_arg* frame, void* data) {
+  static void begin(wslay_event_context_ptr,
+                    const wslay_event_on_frame_recv_start_arg* frame,
+                    void* data) {
     self(data).begin_frame(frame->opcode, frame->fin != 0, frame->payload_length);
   }
-  static void message(wslay_event_context_ptr, const wslay_event_on_msg_recv_arg* what, void* data) {
+  static void message(wslay_event_context_ptr,
+                      const wslay_event_on_msg_recv_arg* what,
+                      void* data) {
     auto& it = self(data);
     if (wslay_is_ctrl_frame(what->opcode)) return;
     it.in_message_ = false;
@@ -78,21 +88,28 @@ struct websocket::callbacks {
 };
 
 websocket::websocket(loop_core& core, connection& peer)
-    : core_(core), peer_(peer), heard_(now()), pinged_(heard_),
+    : core_(core),
+      peer_(peer),
+      heard_(now()),
+      pinged_(heard_),
       messages_(core, core.metrics().websocket_errors, [this](std::string_view message) {
         if (close_sent_) return;
-        const wslay_event_msg frame{WSLAY_TEXT_FRAME, reinterpret_cast<const uint8_t*>(message.data()),
-                                    message.size()};
+        const wslay_event_msg frame{
+            WSLAY_TEXT_FRAME, reinterpret_cast<const uint8_t*>(message.data()), message.size()};
         wslay_event_queue_msg(frames_, &frame);
         peer_.touch();
       }) {
-  const wslay_event_callbacks table{callbacks::receive, callbacks::send, nullptr, callbacks::begin,
-                                    nullptr,            nullptr,         callbacks::message};
-  FORETOKEN_ASSERT(wslay_event_context_server_init(&frames_, &table, this) == 0);  // fails on no memory
+  const wslay_event_callbacks table{callbacks::receive, callbacks::send, nullptr,
+                                    callbacks::begin,   nullptr,         nullptr,
+                                    callbacks::message};
+  FORETOKEN_ASSERT(wslay_event_context_server_init(&frames_, &table, this) ==
+                   0);  // fails on no memory
   wslay_event_config_set_max_recv_msg_length(frames_, core.bounds.websocket_message_bytes_max);
 }
 
-websocket::~websocket() { wslay_event_context_free(frames_); }
+websocket::~websocket() {
+  wslay_event_context_free(frames_);
+}
 
 void websocket::begin_frame(int opcode, bool fin, std::uint64_t payload_bytes) {
   if (opcode == WSLAY_PING) {
@@ -104,7 +121,8 @@ void websocket::begin_frame(int opcode, bool fin, std::uint64_t payload_bytes) {
   if (opcode == WSLAY_CONNECTION_CLOSE || opcode == WSLAY_PONG) return;
   if (!in_message_) message_begun_ = now();
   in_message_ = true;
-  if (!fin && ++fragments_ > core_.bounds.websocket_fragments_max) close(1008, "too many fragments");
+  if (!fin && ++fragments_ > core_.bounds.websocket_fragments_max)
+    close(1008, "too many fragments");
   // wslay would wait for the first payload byte.
   if (payload_bytes > core_.bounds.websocket_message_bytes_max) close(1009, "message too large");
 }
@@ -113,7 +131,8 @@ void websocket::close(std::uint16_t code, std::string_view reason) {
   if (close_sent_) return;
   close_sent_ = true;
   if (code != 1000 && code != 1001) core_.metrics().websocket_errors.add();
-  wslay_event_queue_close(frames_, code, reinterpret_cast<const uint8_t*>(reason.data()), reason.size());
+  wslay_event_queue_close(frames_, code, reinterpret_cast<const uint8_t*>(reason.data()),
+                          reason.size());
   peer_.touch();
 }
 
