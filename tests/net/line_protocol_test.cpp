@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <doctest/doctest.h>
+
+#include "net/server.hpp"
+#include "tests/net/client.hpp"
+#include "tests/net/fake_engine.hpp"
+
+using namespace foretoken;
+using test::client;
+using test::fake_engine;
+
+namespace {
+
+struct doors {
+  explicit doors(net::options chosen = {}) {
+    chosen.http = chosen.tcp = "127.0.0.1:0";
+    auto made = net::server::start(engine, chosen);
+    REQUIRE(made);
+    server = std::move(*made);
+  }
+  fake_engine engine;
+  std::unique_ptr<net::server> server;
+};
+bool has(const std::string& text, const std::string& what) {
+  return text.find(what) != std::string::npos;
+}
+
+const std::string upgrade =
+    "GET /v1/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+// A masked frame; the mask is zero, so the payload stands as it is.
+std::string frame(int first, const std::string& payload) {
+  std::string out(1, static_cast<char>(first));
+  if (payload.size() < 126) {
+    out += static_cast<char>(0x80 | payload.size());
+  } else {
+    out += static_cast<char>(0x80 | 126);
+    out += static_cast<char>(payload.size() >> 8);
+    out += static_cast<char>(payload.size() & 255);
+  }
+  return out + std::string(4, '\0') + payload;
+}
+const std::string tokenize = "{\"op\":\"tokenize\",\"id\":\"t\",\"text\":\"a\"}";
+const std::string tokenized = "{\"id\":\"t\",\"event\":\"done\",\"tokens\":[1,97]}";
+
+}  // namespace
+
+TEST_CASE("tcp: streams end with done, ids come back as given") {
+  doors it;
+  client peer(it.server->tcp_address());
+  peer.send("{\"op\":\"generate\",\"id\":7,\"prompt\":\"ab\",\"n\":2}\r\n\r\n  \n");
+  CHECK(peer.until("\n") == "{\"id\":7,\"event\":\"token\",\"text\":\"a\",\"index\":0}\n");
+  CHECK(has(peer.until("\n"), "\"index\":1"));
+  peer.until("\n");
+  peer.until("\n");
+  const auto done = peer.until("\n");
+  CHECK(has(done,
+            "{\"id\":7,\"event\":\"done\",\"finish_reason\":\"stop\",\"choices\":[{\"index\":0,"
+            "\"finish_reason\":\"stop\"},{\"index\":1,"));
+  CHECK(has(done, "\"usage\":{\"prompt_tokens\":5"));
+  peer.send(
+      "{\"op\":\"chat\",\"id\":\"c\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}\n" +
+      tokenize + "\n");
+  const auto rest = peer.until(tokenized) + peer.until("\n");
+  CHECK(has(rest, "{\"id\":\"t\",\"event\":\"done\""));
+}
+
+TEST_CASE("tcp: a malformed line gets an error with a null id and the connection stays") {
+  doors it;
+  client peer(it.server->tcp_address());
+  const std::string rows[] = {"{",
+                              "[]",
+                              "5",
+                              "{\"op\":\"generate\",\"prompt\":\"a\"}",
+                              "\xEF\xBB\xBF{}",
+                              std::string("{\"id\":\"a\0\"}", 11),
+                              "{\"id\":\"\xff\"}",
+                              "{\"id\":\"\\ud800\"}",
+                              "{\"id\":\"a\",\"id\":\"b\"}",
+                              "{\"id\":\"a\",}",
+                              "{\"id\":NaN}",
+                              "{\"id\":1}{\"id\":2}",
+                              "{\"id\":1.5,\"op\":\"cancel\"}",
+                              "{\"id\":\"\r\"}",
+                              "{\"id\":" + std::string(40, '[') + std::string(40, ']') + "}"};
+  for (const auto& row : rows) {
+    CAPTURE(row);
+    peer.send(row + "\n");
+    CHECK(has(peer.until("\n"), "{\"id\":null,\"event\":\"error\",\"error\":{"));
+  }
+  peer.send("{\"id\":\"a\",\"op\":\"dance\"}\n");
+  CHECK(has(peer.until("\n"), "{\"id\":\"a\",\"event\":\"error\""));
+  peer.send(tokenize + "\n");
+  CHECK(peer.until("\n") == tokenized + "\n");
+}
+
+TEST_CASE("tcp: an id in use is refused, cancel ends it, an unknown id is ignored") {
+  doors it;
+  client peer(it.server->tcp_address());
+  peer.send("{\"op\":\"generate\",\"id\":\"a\",\"prompt\":\"slow\"}\n");
+  peer.until("\n");
+  peer.send("{\"op\":\"generate\",\"id\":\"a\",\"prompt\":\"x\"}\n");
+  CHECK(has(peer.until("\n"), "\"code\":\"id_in_use\""));
+  peer.send("{\"op\":\"cancel\",\"id\":\"b\"}\n{\"op\":\"cancel\",\"id\":\"a\"}\n");
+  CHECK(has(peer.until("\n"), "\"finish_reason\":\"cancelled\""));
+}
+
+TEST_CASE("tcp: end-of-file ends reading only, a reset cancels") {
+  doors it;
+  client peer(it.server->tcp_address());
+  peer.send("{\"op\":\"generate\",\"id\":\"a\",\"prompt\":\"abc\"}");
+  peer.finish_sending();
+  CHECK(has(peer.to_end(), "\"event\":\"done\""));
+  CHECK(it.engine.cancels == 0);
+  {
+    client gone(it.server->tcp_address());
+    gone.send("{\"op\":\"generate\",\"id\":\"a\",\"prompt\":\"flood\",\"max_tokens\":100000}\n");
+    gone.until("\n");
+  }
+  CHECK(it.engine.wait_idle());
+}
+
+TEST_CASE("tcp: bounds on lines and streams") {
+  net::options bounds;
+  bounds.tcp_line_bytes_max = 100;
+  bounds.streams_per_connection_max = 1;
+  doors it(bounds);
+  client peer(it.server->tcp_address());
+  peer.send("{\"op\":\"generate\",\"id\":\"a\",\"prompt\":\"slow\"}\n");
+  peer.until("\n");
+  peer.send(tokenize + "\n");
+  CHECK(has(peer.until("\n"), "\"code\":\"exhausted\""));
+  peer.send(std::string(101, ' '));
+  CHECK(has(peer.until("\n"), "\"id\":null"));
+  CHECK(peer.ended());
+  CHECK(it.engine.wait_idle());
+}
+
+TEST_CASE("websocket: the upgrade is checked") {
+  doors it;
+  const auto without = [](const std::string& field, const std::string& instead) {
+    auto text = upgrade;
+    const auto at = text.find(field);
+    return text.replace(at, text.find("\r\n", at) + 2 - at, instead);
+  };
+  const std::pair<std::string, const char*> rows[] = {
+      {without("Sec-WebSocket-Version", "Sec-WebSocket-Version: 12\r\n"), " 426 "},
+      {without("Sec-WebSocket-Key", ""), " 400 "},
+      {without("Sec-WebSocket-Key", "Sec-WebSocket-Key: c2hvcnQ=\r\n"), " 400 "},
+      {without("Upgrade: websocket", "Origin: http://evil.example\r\nUpgrade: websocket\r\n"),
+       " 403 "},
+  };
+  for (const auto& [bytes, status] : rows) {
+    CAPTURE(bytes);
+    client peer(it.server->http_address());
+    peer.send(bytes);
+    CHECK(has(peer.answer(), status));
+  }
+  client peer(it.server->http_address());
+  peer.send(upgrade + frame(0x81, tokenize));  // the first frame comes with the request
+  CHECK(has(peer.until("\r\n\r\n"), "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"));
+  CHECK(has(peer.until("]}"), tokenized));
+}
+
+TEST_CASE("websocket: fragments, a ping between them, and any split give the same answer") {
+  doors it;
+  const auto bytes = upgrade + frame(0x01, tokenize.substr(0, 10)) + frame(0x89, "p") +
+                     frame(0x80, tokenize.substr(10));
+  client peer(it.server->http_address());
+  for (const char c : bytes) peer.send(std::string(1, c));
+  peer.until("\r\n\r\n");
+  const auto got = peer.until("]}");
+  CHECK(has(got, std::string("\x8a\x01p", 3)));
+  CHECK(has(got, tokenized));
+}
+
+TEST_CASE("websocket: broken frames close with their code") {
+  net::options bounds;
+  bounds.websocket_message_bytes_max = 1000;
+  bounds.websocket_fragments_max = 10;
+  doors it(bounds);
+  std::string fragments = frame(0x01, "a");
+  for (int i = 0; i < 20; ++i) fragments += frame(0x00, "");
+  struct row {
+    std::string bytes;
+    int code;
+  };
+  const row rows[] = {
+      {std::string("\x81\x01x", 3), 1002},
+      {frame(0xC1, "x"), 1002},
+      {frame(0x83, "x"), 1002},
+      {frame(0x80, "x"), 1002},
+      {frame(0x81, "\xff"), 1007},
+      {frame(0x82, "x"), 1003},
+      {frame(0x81, std::string(1001, 'x')), 1009},
+      {fragments, 1008},
+      {frame(0x89, std::string(126, 'x')), 1002},
+      {frame(0x88, std::string("\x03\xe8", 2)), 1000},
+  };
+  for (const auto& row : rows) {
+    CAPTURE(row.code);
+    CAPTURE(row.bytes.substr(0, 8));
+    client peer(it.server->http_address());
+    peer.send(upgrade + row.bytes);
+    peer.until("\r\n\r\n");
+    const auto head = peer.exactly(4);
+    REQUIRE(head.size() == 4);
+    CHECK(static_cast<unsigned char>(head[0]) == 0x88);
+    CHECK(static_cast<unsigned char>(head[2]) * 256 + static_cast<unsigned char>(head[3]) ==
+          row.code);
+    peer.finish_sending();
+    CHECK(peer.ended());
+  }
+}
+
+TEST_CASE("websocket: a vanished or closed peer's requests are cancelled") {
+  doors it;
+  for (const bool polite : {false, true}) {
+    client peer(it.server->http_address());
+    peer.send(upgrade + frame(0x81, "{\"op\":\"generate\",\"id\":\"a\",\"prompt\":\"slow\"}"));
+    peer.until("\"index\":0}");
+    if (polite) peer.send(frame(0x88, std::string("\x03\xe8", 2)));
+    if (!polite) peer.finish_sending();
+    CHECK(it.engine.wait_idle());
+  }
+  CHECK(it.engine.cancels == 2);
+}
+
+TEST_CASE("websocket: stop says 1001") {
+  doors it;
+  client peer(it.server->http_address());
+  peer.send(upgrade);
+  peer.until("\r\n\r\n");
+  std::thread stopping([&] { it.server->stop(); });
+  const auto head = peer.exactly(4);
+  CHECK(head == std::string("\x88\x18\x03\xe9", 4));
+  peer.finish_sending();
+  CHECK(peer.ended());
+  stopping.join();
+}
