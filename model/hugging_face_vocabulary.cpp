@@ -83,17 +83,13 @@ status put_piece(vocabulary_spec& spec,
 
 status put_added(vocabulary_spec& spec, std::vector<bool>& taken, const json& added) {
   const std::string key = "added_tokens";
-  const json* content = member(added, "content");
-  if (content == nullptr || !content->is_string() ||
-      content->get_ref<const std::string&>().empty()) {
-    return bad(key, "an added token has no text");
-  }
+  const auto& content = added["content"].get_ref<const std::string&>();  // checked by the caller
   for (const char* rule : {"single_word", "lstrip", "rstrip"}) {
     if (is_set(added, rule)) return unknown(key, std::string(rule) + " is not supported");
   }
   const auto id = read_token_id(member(added, "id"), key);
   if (!id) return id.error();
-  return put_piece(spec, taken, *id, content->get_ref<const std::string&>(),
+  return put_piece(spec, taken, *id, content,
                    is_set(added, "special") ? token_kind::control : token_kind::user_defined);
 }
 
@@ -105,9 +101,11 @@ status read_pieces(const json& root, const json& model, int vocabulary, vocabula
   std::size_t count = vocab->size();
   for (std::size_t i = 0; added != nullptr && i < added->size(); ++i) {
     const json* content = member((*added)[i], "content");
-    const bool known = content != nullptr && content->is_string() &&
-                       vocab->contains(content->get_ref<const std::string&>());
-    if (!known) ++count;
+    if (content == nullptr || !content->is_string() ||
+        content->get_ref<const std::string&>().empty()) {
+      return bad("added_tokens", "an added token has no text");
+    }
+    if (!vocab->contains(content->get_ref<const std::string&>())) ++count;
   }
   if (count > static_cast<std::size_t>(vocabulary)) {
     return bad("model.vocab", std::to_string(count) + " tokens, but the embedding has " +
