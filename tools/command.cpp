@@ -82,7 +82,6 @@ void settings_flags::add(CLI::App& app) {
   app.add_option("--model", model_, "A .gguf file or a Hugging Face folder");
   app.add_option("--threads", threads_, "Compute threads (cpu.threads)");
   app.add_option("--kv-bytes", kv_bytes_, "KV pool, for example 256MiB (cache.kv_bytes)");
-  app.add_option("--context", context_, "Cut the context to this many tokens (model.context_max)");
   app.add_option("--log-level", log_level_, "trace, debug, info, warn, error or off");
   app.add_option("--log-format", log_format_, "plain or json");
 }
@@ -95,7 +94,6 @@ result<config::settings> settings_flags::load() const {
   FORETOKEN_TRY(set_flag("--model", "model.path", model_, all));
   FORETOKEN_TRY(set_flag("--threads", "cpu.threads", threads_, all));
   FORETOKEN_TRY(set_flag("--kv-bytes", "cache.kv_bytes", kv_bytes_, all));
-  FORETOKEN_TRY(set_flag("--context", "model.context_max", context_, all));
   FORETOKEN_TRY(set_flag("--log-level", "log.level", log_level_, all));
   FORETOKEN_TRY(set_flag("--log-format", "log.format", log_format_, all));
   FORETOKEN_TRY(config::check(all));
