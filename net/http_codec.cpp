@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <limits>
 #include <optional>
 
 #include <boost/beast/http/parser.hpp>
@@ -153,7 +154,8 @@ bool http_codec::read_head(std::string_view head) {
   parser_ = std::make_unique<beast_parser>();
   auto& parser = parser_->parser;
   parser.header_limit(static_cast<std::uint32_t>(bounds_.header_bytes_max + 2));
-  parser.body_limit(boost::none);
+  // Our own bound is checked below; 1.74 takes "none" for a limit of nothing.
+  parser.body_limit(std::numeric_limits<std::uint64_t>::max());
   boost::system::error_code failed;
   const auto used = parser.put(boost::asio::buffer(head.data(), head.size()), failed);
   if (failed || used != head.size() || !parser.is_header_done()) {
