@@ -190,7 +190,7 @@ result<std::shared_ptr<const model_file>> model_file::load(const fs::path& path,
   std::error_code ignored;
   const auto kind = fs::status(path, ignored).type();
   if (kind == fs::file_type::not_found) {
-    return error{errc::not_found, "there is no such file or folder", path.filename().string()};
+    return error{errc::not_found, "there is no such file or folder", path.string()};
   }
   const std::string ending = path.extension().string();
   if (kind == fs::file_type::directory) {

@@ -108,7 +108,10 @@ void add_sampling_flags(CLI::App& command, complete_flags& flags) {
       ->check(CLI::Range(-2.0, 2.0));
   command.add_option("--frequency-penalty", sampling.frequency_penalty, "0 = off")
       ->check(CLI::Range(-2.0, 2.0));
-  command.add_option("--seed", flags.seed, "Makes sampling repeatable");
+  command.add_option("--seed", flags.seed, "Makes sampling repeatable")
+      ->check([](const std::string& text) {  // CLI11 would read -1 as 2^64 - 1
+        return text.starts_with('-') ? "must be 0 or more" : std::string();
+      });
 }
 
 }  // namespace

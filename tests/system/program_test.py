@@ -152,7 +152,7 @@ class DrainTest(unittest.TestCase):
             _, end = lines.collect("a")
         self.assertEqual((end["event"], end["finish_reason"]), ("done", "length"))
         self.assertEqual(end["usage"]["completion_tokens"], 60)
-        self.assertEqual(server.stop(), 0)
+        self.assertEqual(server.ended(), 0)
         server.process.stdout.close()
 
     def test_a_stream_beyond_the_deadline_is_cancelled_and_the_exit_is_0(self):
@@ -163,7 +163,7 @@ class DrainTest(unittest.TestCase):
             server.process.send_signal(signal.SIGTERM)
             _, end = lines.collect("a")
         self.assertIn(end.get("finish_reason", end["event"]), ("cancelled", "length"))
-        self.assertEqual(server.stop(), 0)
+        self.assertEqual(server.ended(), 0)
         server.process.stdout.close()
 
     def test_a_second_signal_ends_at_once(self):

@@ -59,6 +59,10 @@ class Server:
     def stop(self):
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+        return self.ended()
+
+    def ended(self):
+        """The exit status of a server that was told to end already (a second signal would cut it short)."""
         try:
             return self.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
