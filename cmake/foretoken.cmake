@@ -25,7 +25,7 @@ target_compile_options(foretoken_flags INTERFACE ${foretoken_sanitize_flags})
 target_link_options(foretoken_flags INTERFACE ${foretoken_sanitize_flags})
 target_compile_definitions(foretoken_flags INTERFACE
   FORETOKEN_VERSION="${PROJECT_VERSION}"
-  $<$<NOT:$<CONFIG:Release>>:_GLIBCXX_ASSERTIONS>)
+  $<BUILD_INTERFACE:$<$<NOT:$<CONFIG:Release>>:_GLIBCXX_ASSERTIONS>>)
 
 find_package(Threads REQUIRED)
 find_program(CCACHE ccache)

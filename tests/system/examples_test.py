@@ -39,15 +39,22 @@ class ExamplesTest(unittest.TestCase):
     def test_a_service_embeds_the_installed_library(self):
         source = ROOT / "examples/embedding"
         self.assertLess(len((source / "embedding.cpp").read_text().splitlines()), 60)
+        self.build_and_run("embedding", MODEL, "The sea is", "The sky is")
+
+    def test_an_actor_subscribes_to_a_stream_by_message(self):
+        self.build_and_run("subscriber", MODEL, "The capital of France is")
+
+    def build_and_run(self, name, *words):
+        source = ROOT / "examples" / name
         with tempfile.TemporaryDirectory() as folder:
             prefix, build = folder + "/prefix", folder + "/build"
-            for words in [["cmake", "--install", BUILD, "--prefix", prefix],
-                          ["cmake", "-G", "Ninja", "-S", str(source), "-B", build,
-                           "-DCMAKE_PREFIX_PATH=" + prefix, "-DCMAKE_BUILD_TYPE=Release"],
-                          ["cmake", "--build", build]]:
-                ended = subprocess.run(words, capture_output=True, text=True, check=False)
+            for step in [["cmake", "--install", BUILD, "--prefix", prefix],
+                         ["cmake", "-G", "Ninja", "-S", str(source), "-B", build,
+                          "-DCMAKE_PREFIX_PATH=" + prefix, "-DCMAKE_BUILD_TYPE=Release"],
+                         ["cmake", "--build", build]]:
+                ended = subprocess.run(step, capture_output=True, text=True, check=False)
                 self.assertEqual(ended.returncode, 0, ended.stdout + ended.stderr)
-            ended = subprocess.run([build + "/embedding", MODEL, "The sea is", "The sky is"],
+            ended = subprocess.run([f"{build}/{name}", *words],
                                    capture_output=True, text=True, check=False)
             self.assertEqual(ended.returncode, 0, ended.stderr)
             self.assertGreater(len(ended.stdout.strip()), 10)
