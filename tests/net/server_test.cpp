@@ -74,7 +74,8 @@ TEST_CASE("server: refusals carry their status") {
       {get("/%2e%2e%2fetc"), " 404 "},
       {get("/v1/models/other"), " 404 "},
       {get("/v1/completions"), " 405 "},
-      {"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", " 405 "},
+      // Its answer has a length and no body: only the close ends it.
+      {"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", " 405 "},
       {post("/metrics", "{}"), " 405 "},
       {"GET /healthz HTTP/1.1\r\nHost: evil.example\r\n\r\n", " 403 "},
       {"GET /healthz HTTP/1.1\r\nHost: localhost:1\r\n\r\n", " 403 "},
@@ -99,8 +100,7 @@ TEST_CASE("server: refusals carry their status") {
     CAPTURE(row.bytes);
     client peer(it.http());
     peer.send(row.bytes);
-    const auto head = peer.until("\r\n\r\n") + peer.until("}}");
-    CHECK(has(head, row.status));
+    CHECK(has(peer.answer(), row.status));
   }
   client other(it.http());
   other.send(post("/v1/completions", "{\"prompt\":\"full\"}"));
