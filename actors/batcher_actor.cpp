@@ -55,7 +55,7 @@ class batcher_state : public batcher_actor::base {
           handled();
           if (message.epoch != epoch_) return;
           executor_ = nullptr;
-          book_.executor_lost(clock_now());
+          book_.executor_lost(clock_now(), message.ordered);
           advance();
         },
     };

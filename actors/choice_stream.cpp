@@ -30,7 +30,8 @@ token_logprob choice_stream::describe(token id, const model::sampled* scored) {
     entry.top.push_back({candidate.id, words_->decode({candidate.id}), candidate.logprob});
     present = present || candidate.id == id;
   }
-  if (!present && !entry.top.empty()) entry.top.push_back({id, entry.text, scored->logprob});
+  entry.appended = !present;
+  if (!present) entry.top.push_back({id, entry.text, scored->logprob});
   return entry;
 }
 

@@ -87,6 +87,13 @@ result<std::shared_ptr<const loaded_model>> prepare_model(const options& chosen,
   loaded->shape = file.shape;
   if (chosen.context_max > 0)
     loaded->shape.context = std::min(loaded->shape.context, chosen.context_max);
+  // A sequence must fit the pool by itself.
+  const int pool_tokens = plan.kv_pages * page_tokens;
+  if (pool_tokens < loaded->shape.context) {
+    log::info("model", "context cut from {} to {} tokens: cache.kv_bytes holds no more",
+              loaded->shape.context, pool_tokens);
+    loaded->shape.context = pool_tokens;
+  }
   loaded->fingerprint = file.fingerprint;
   loaded->kv_pages = plan.kv_pages;
   describe(*loaded, file);

@@ -109,9 +109,12 @@ class running_engine final : public engine {
     return model_->words->decode(ids);
   }
 
+  // Behind the submit that it cancels, by both ways that a request can take: a cancellation must
+  // not overtake its request.
   void cancel(request_id id) override {
-    if (handles_.batcher)
-      tell_urgently(metrics_->mailbox_batcher, handles_.batcher, cancel_request{id});
+    if (!handles_.batcher) return;
+    tell(metrics_->mailbox_batcher, handles_.batcher, cancel_request{id});
+    tell(metrics_->mailbox_tokenizer, handles_.tokenizer, cancel_request{id});
   }
 
   const model_info& model() const noexcept override { return model_->info; }
@@ -226,12 +229,12 @@ class running_engine final : public engine {
       auto root = std::exchange(handles_, {}).supervisor;
       self->monitor(root);
       self->send_exit(root, caf::exit_reason::user_shutdown);
-      self->receive([](const caf::down_msg&) {},
-                    caf::after(10s) >>
-                        [] {
-                          log::error("engine", "the actors did not stop in 10 s");
-                          std::quick_exit(70);
-                        });
+      bool down = false;
+      while (!down) {
+        self->receive(
+            [&](const caf::down_msg&) { down = true; },
+            caf::after(10s) >> [] { log::warn("engine", "still waiting for the actors to stop"); });
+      }
     }
   }
 

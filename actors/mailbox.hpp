@@ -16,11 +16,4 @@ void tell(gauge& depth, const Handle& to, Message message) {
   caf::anon_send(to, std::move(message));
 }
 
-// Overtakes what already waits: cancellations.
-template <class Handle, class Message>
-void tell_urgently(gauge& depth, const Handle& to, Message message) {
-  depth.add(1);
-  caf::anon_send<caf::message_priority::high>(to, std::move(message));
-}
-
 }  // namespace foretoken::actors

@@ -52,6 +52,7 @@ struct step_done {
 };
 struct executor_lost {
   std::uint64_t epoch = 0;
+  bool ordered = false;  // killed by command: no request is to blame
 };
 
 // -- executor
@@ -109,8 +110,9 @@ using batcher_actor = caf::typed_actor<caf::reacts_to<submit>,
                                        caf::reacts_to<step_done>,
                                        caf::reacts_to<executor_up>,
                                        caf::reacts_to<executor_lost>>;
-using tokenizer_actor =
-    caf::typed_actor<caf::reacts_to<encode_prompt>, caf::reacts_to<encode_text>>;
+using tokenizer_actor = caf::typed_actor<caf::reacts_to<encode_prompt>,
+                                         caf::reacts_to<encode_text>,
+                                         caf::reacts_to<cancel_request>>;
 using cache_manager_actor = caf::typed_actor<caf::reacts_to<pages_released>,
                                              caf::reacts_to<trim_cache>,
                                              caf::replies_to<get_cache_stats>::with<cache_stats>>;

@@ -47,6 +47,7 @@ struct token_logprob {
   std::optional<float> logprob;  // absent for the first token of an echoed prompt
   std::vector<alternative> top;  // best first, the chosen token appended if absent
   std::int64_t text_offset = 0;  // characters before it in this choice's text
+  bool appended = false;         // the last of top is the chosen token, beyond those asked for
 };
 
 struct usage {

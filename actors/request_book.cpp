@@ -225,9 +225,10 @@ void request_book::erase(request_map::iterator at) {
   requests_.erase(at);
 }
 
-void request_book::executor_lost(time_point now) {
+void request_book::executor_lost(time_point now, bool ordered) {
   const auto suspects = plans_.in_flight();
   plans_.device_lost();
+  if (ordered) return;
   for (const auto sequence : suspects) {
     const auto owner = owners_.find(sequence);
     if (owner == owners_.end()) continue;

@@ -54,7 +54,8 @@ class request_book {
   void cancel_all(time_point now);
   std::optional<model::micro_batch> plan(time_point now);
   void complete(const model::step_result& done, time_point now);
-  void executor_lost(time_point now);
+  // `ordered`: it was killed by command, so no request is to blame.
+  void executor_lost(time_point now, bool ordered = false);
   // Hands every event gathered since the last call to its sink, one call a sink.
   void deliver();
   std::size_t open() const noexcept { return requests_.size(); }

@@ -45,7 +45,7 @@ class supervisor_state : public supervisor_actor::base {
 
  private:
   void start_executor() {
-    if (stopping_) return;
+    if (stopping_ || !parts_.batcher) return;
     const auto epoch = ++epoch_;
     executor_ =
         spawn_executor(*this, {epoch, parts_.model->make_device, parts_.batcher, parts_.metrics},
@@ -60,17 +60,27 @@ class supervisor_state : public supervisor_actor::base {
     if (executor_ && down.source == executor_.address()) {
       executor_ = nullptr;
       parts_.metrics->executor_up.set(0);
-      if (!stopping_) return schedule_restart();
+      if (!stopping_) return schedule_restart(down.reason == caf::exit_reason::kill);
     } else if (!stopping_) {
       log::error("supervisor", "an actor died: {}", system().render(down.reason));
       parts_.broken->store(true);
     }
+    forget(parts_.batcher, down);
+    forget(parts_.tokenizer, down);
+    forget(parts_.cache_manager, down);
     if (stopping_ && --awaited_ == 0) quit(caf::exit_reason::user_shutdown);
   }
 
-  // The wait doubles with each death in a row and starts over after a quiet minute.
-  void schedule_restart() {
-    tell(parts_.metrics->mailbox_batcher, parts_.batcher, executor_lost{epoch_});
+  // Who is dead is not waited for when everybody is told to stop.
+  template <class Handle>
+  static void forget(Handle& handle, const caf::down_msg& down) {
+    if (handle && down.source == handle.address()) handle = nullptr;
+  }
+
+  // The wait doubles with each death in a row and starts over after a quiet second.
+  void schedule_restart(bool ordered) {
+    if (!parts_.batcher) return;
+    tell(parts_.metrics->mailbox_batcher, parts_.batcher, executor_lost{epoch_, ordered});
     parts_.metrics->executor_restarts.add();
     if (std::chrono::steady_clock::now() - started_ > std::chrono::seconds(1))
       backoff_ = parts_.chosen->restart_backoff;
@@ -82,12 +92,17 @@ class supervisor_state : public supervisor_actor::base {
   void on_stop(const caf::exit_msg& exit) {
     if (stopping_) return;
     stopping_ = true;
-    awaited_ = 2 + (executor_ ? 1 : 0) + (parts_.tokenizer ? 1 : 0);
-    if (executor_) send_exit(executor_, exit.reason);
-    if (parts_.tokenizer) send_exit(parts_.tokenizer, exit.reason);
-    send_exit(parts_.batcher, exit.reason);
-    send_exit(parts_.cache_manager, exit.reason);
+    const auto end = [&](const auto& child) {
+      if (!child) return;
+      ++awaited_;
+      send_exit(child, exit.reason);
+    };
+    end(executor_);
+    end(parts_.tokenizer);
+    end(parts_.batcher);
+    end(parts_.cache_manager);
     if (parts_.metrics_keeper) send_exit(parts_.metrics_keeper, exit.reason);
+    if (awaited_ == 0) quit(caf::exit_reason::user_shutdown);
   }
 
   supervisor_parts parts_;

@@ -25,6 +25,11 @@ class tokenizer_state : public tokenizer_actor::base {
             end_with(*message.request->sink, message.request->id, error_event{encoded.error()});
           }
         },
+        // Comes after the request it means, and reaches the batcher after it.
+        [this](const cancel_request& message) {
+          parts_.metrics->mailbox_tokenizer.add(-1);
+          tell(parts_.metrics->mailbox_batcher, parts_.batcher, message);
+        },
         [this](const encode_text& message) {
           parts_.metrics->mailbox_tokenizer.add(-1);
           end_with(*message.sink, message.id,

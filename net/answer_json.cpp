@@ -2,6 +2,7 @@
 #include "net/answer_json.hpp"
 
 #include <algorithm>
+#include <span>
 #include <string_view>
 
 #include "net/json.hpp"
@@ -133,7 +134,9 @@ void write_chat_logprobs(std::string& out, const std::vector<actors::token_logpr
     out += '{';
     write_scored(out, item.text, item.logprob.value_or(0));
     out += ",\"top_logprobs\":";
-    write_list(out, item.top, [&](const auto& other) {
+    // Chat asks for exactly k; only completions list the chosen token beside them.
+    const std::span asked(item.top.data(), item.top.size() - (item.appended ? 1 : 0));
+    write_list(out, asked, [&](const auto& other) {
       out += '{';
       write_scored(out, other.text, other.logprob);
       out += '}';

@@ -199,3 +199,20 @@ TEST_CASE("delivery_thread: events reach the callback on one other thread") {
   }
   CHECK(text == testing::expected_text("hello", 20));
 }
+
+TEST_CASE("engine: a cancellation right behind its request ends it, short or long") {
+  options chosen;
+  chosen.inline_tokenize_bytes = 16;
+  auto running = start_fake(chosen, 512);
+  for (int i = 0; i < 50; ++i) {
+    CAPTURE(i);
+    auto sink = std::make_shared<testing::recorder>();
+    const auto id = running->submit(ask(std::string(i % 2 == 0 ? 5 : 100, 'x'), 400), sink);
+    REQUIRE(id);
+    running->cancel(*id);
+    REQUIRE(sink->wait(1));
+    const auto last = sink->events().back();
+    REQUIRE(std::holds_alternative<done_event>(last.what));
+    CHECK(std::get<done_event>(last.what).reasons[0] == finish_reason::cancelled);
+  }
+}

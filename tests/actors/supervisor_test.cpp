@@ -114,3 +114,16 @@ TEST_CASE("supervisor: an actor that must not die makes the engine unhealthy") {
   w.time.run();
   CHECK(w.broken->load());
 }
+
+TEST_CASE("supervisor: a stop after an actor has died still ends") {
+  world w;
+  caf::anon_send_exit(w.batcher, caf::exit_reason::kill);
+  w.time.run();
+  caf::anon_send_exit(w.supervisor, caf::exit_reason::user_shutdown);
+  w.time.run();
+  bool down = false;
+  caf::scoped_actor self(w.system);
+  self->monitor(w.supervisor);
+  self->receive([&](const caf::down_msg&) { down = true; }, caf::after(0ms) >> [] {});
+  CHECK(down);
+}
