@@ -69,12 +69,7 @@ status check_prompt(const generate_request& request,
     return invalid("prompt", fmt::format("is longer than {} bytes", limits.prompt_bytes_max));
   }
   if (const auto* ids = std::get_if<token_prompt>(&request.prompt)) {
-    const auto bad = std::find_if(ids->begin(), ids->end(),
-                                  [&](token id) { return id < 0 || id >= model.shape.vocabulary; });
-    if (bad != ids->end()) {
-      return invalid("prompt", fmt::format("token {} is not in the vocabulary of {}", *bad,
-                                           model.shape.vocabulary));
-    }
+    FORETOKEN_TRY(check_tokens("prompt", *ids, model.shape.vocabulary));
   }
   if (std::holds_alternative<chat_prompt>(request.prompt) &&
       model.chat == tokenizer::chat_family::none) {
@@ -86,6 +81,13 @@ status check_prompt(const generate_request& request,
 }
 
 }  // namespace
+
+status check_tokens(const char* field, const std::vector<token>& ids, int vocabulary) {
+  const auto bad =
+      std::find_if(ids.begin(), ids.end(), [&](token id) { return id < 0 || id >= vocabulary; });
+  if (bad == ids.end()) return {};
+  return invalid(field, fmt::format("token {} is not in the vocabulary of {}", *bad, vocabulary));
+}
 
 status validate(const generate_request& request, const loaded_model& model, const options& limits) {
   if (request.max_tokens < 0 || (request.max_tokens == 0 && !request.echo) ||
@@ -109,7 +111,7 @@ std::size_t prompt_bytes(const generate_request& request) noexcept {
   return sum;
 }
 
-status encode(accepted_request& accepted, const loaded_model& model, const options&) {
+status encode(accepted_request& accepted, const loaded_model& model) {
   const auto& request = *accepted.request;
   const bool chat = std::holds_alternative<chat_prompt>(request.prompt);
   const char* field = chat ? "messages" : "prompt";

@@ -74,7 +74,7 @@ class running_engine final : public engine {
     accepted->seed = request.seed_given ? request.sampling.seed : random_bits();
     accepted->accepted = std::chrono::steady_clock::now();
     accepted->request = std::make_shared<const generate_request>(std::move(request));
-    if (inline_text) FORETOKEN_TRY(encode(*accepted, *model_, *chosen_));
+    if (inline_text) FORETOKEN_TRY(encode(*accepted, *model_));
     FORETOKEN_TRY(take_place());
     const auto id = accepted->id;
     if (inline_text) {
@@ -100,12 +100,7 @@ class running_engine final : public engine {
   }
 
   result<std::string> detokenize(const std::vector<token>& ids) const override {
-    for (const auto id : ids) {
-      if (id < 0 || id >= model_->words->size()) {
-        return invalid("tokens", fmt::format("token {} is not in the vocabulary of {}", id,
-                                             model_->words->size()));
-      }
-    }
+    FORETOKEN_TRY(check_tokens("tokens", ids, model_->words->size()));
     return model_->words->decode(ids);
   }
 
@@ -185,7 +180,7 @@ class running_engine final : public engine {
     handles_.cache_manager = spawn_cache_manager(*system_, pages_, metrics_);
     handles_.batcher =
         spawn_batcher(*system_, {model_, pages_, metrics_, chosen_, handles_.cache_manager});
-    handles_.tokenizer = spawn_tokenizer(*system_, {model_, chosen_, metrics_, handles_.batcher});
+    handles_.tokenizer = spawn_tokenizer(*system_, {model_, metrics_, handles_.batcher});
     auto keeper = spawn_metrics(*system_, board_);
     handles_.supervisor =
         spawn_supervisor(*system_, {model_, chosen_, metrics_, handles_.batcher, handles_.tokenizer,
@@ -224,17 +219,15 @@ class running_engine final : public engine {
   }
 
   void end_actors() {
-    {
-      caf::scoped_actor self(*system_);
-      auto root = std::exchange(handles_, {}).supervisor;
-      self->monitor(root);
-      self->send_exit(root, caf::exit_reason::user_shutdown);
-      bool down = false;
-      while (!down) {
-        self->receive(
-            [&](const caf::down_msg&) { down = true; },
-            caf::after(10s) >> [] { log::warn("engine", "still waiting for the actors to stop"); });
-      }
+    caf::scoped_actor self(*system_);
+    auto root = std::exchange(handles_, {}).supervisor;
+    self->monitor(root);
+    self->send_exit(root, caf::exit_reason::user_shutdown);
+    bool down = false;
+    while (!down) {
+      self->receive(
+          [&](const caf::down_msg&) { down = true; },
+          caf::after(10s) >> [] { log::warn("engine", "still waiting for the actors to stop"); });
     }
   }
 

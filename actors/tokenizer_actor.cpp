@@ -18,7 +18,7 @@ class tokenizer_state : public tokenizer_actor::base {
     return {
         [this](const encode_prompt& message) {
           parts_.metrics->mailbox_tokenizer.add(-1);
-          const auto encoded = encode(*message.request, *parts_.model, *parts_.chosen);
+          const auto encoded = encode(*message.request, *parts_.model);
           if (encoded) {
             tell(parts_.metrics->mailbox_batcher, parts_.batcher, submit{message.request});
           } else {

@@ -6,7 +6,6 @@ namespace foretoken::actors {
 
 struct tokenizer_parts {
   std::shared_ptr<const loaded_model> model;
-  std::shared_ptr<const options> chosen;
   std::shared_ptr<counters> metrics;
   batcher_actor batcher;
 };

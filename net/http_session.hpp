@@ -44,7 +44,6 @@ class http_session final : public protocol {
   bool check_peer();
   void handle();
   void upgrade();
-  void route();
   void show_models();
   void show_metrics();
   void post();
