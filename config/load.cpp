@@ -223,8 +223,9 @@ status check(const settings& all) {
   if (all.engine.restart_backoff > all.engine.restart_backoff_max) {
     return invalid("actors.restart_backoff", "must be at most actors.restart_backoff_max");
   }
-  if (all.net.output_soft_bytes > all.net.output_hard_bytes) {
-    return invalid("net.output_soft_bytes", "must be at most net.output_hard_bytes");
+  // Behind a full soft bound one message as large may follow before reading stops.
+  if (all.net.output_soft_bytes > all.net.output_hard_bytes / 2) {
+    return invalid("net.output_soft_bytes", "must be at most half of net.output_hard_bytes");
   }
   return {};
 }

@@ -77,10 +77,11 @@ void add_stream_keys(std::vector<key>& out) {
 
 void add_output_keys(std::vector<key>& out) {
   out.push_back(bytes("net.output_soft_bytes", 1, 1 << 30,
-                      "Pending output of a connection beyond which no new request of it is read.",
+                      "Pending output of a connection beyond which no new request of it is begun.",
                       FORETOKEN_MEMBER(net.output_soft_bytes)));
   out.push_back(bytes("net.output_hard_bytes", 1, 1 << 30,
-                      "Beyond this the peer is cut and its requests are cancelled.",
+                      "Pending output beyond this cuts the peer and cancels its requests; at least "
+                      "twice output_soft_bytes. Single messages above that one do not count.",
                       FORETOKEN_MEMBER(net.output_hard_bytes)));
   out.push_back(duration("net.slow_reader", 1, 3'600'000,
                          "Pending output without progress for this long: cut as well.",

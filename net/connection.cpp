@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "net/connection.hpp"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -104,9 +105,27 @@ std::size_t connection::pending_bytes() const noexcept {
          uv_stream_get_write_queue_size(reinterpret_cast<const uv_stream_t*>(&socket_));
 }
 
-void connection::write(std::string_view bytes) {
+bool connection::output_full() const noexcept {
+  return pending_bytes() > core_.bounds.output_soft_bytes;
+}
+
+std::size_t connection::unread_stream_bytes() {
+  const auto taken = taken_bytes();
+  while (!large_.empty() && large_.front().end <= taken) large_.pop_front();
+  auto counted = pending_bytes();
+  for (const auto& [end, bytes] : large_) {
+    counted -= static_cast<std::size_t>(std::min<std::uint64_t>(bytes, end - taken));
+  }
+  return counted;
+}
+
+void connection::write(std::string_view message) {
   if (closed_ || (finishing_ && shut_)) return;
-  out_ += bytes;
+  out_ += message;
+  written_bytes_ += message.size();
+  if (message.size() > core_.bounds.output_soft_bytes) {
+    large_.push_back({written_bytes_, message.size()});
+  }
   touch();
 }
 
@@ -114,7 +133,10 @@ void connection::settle() {
   if (next_ != nullptr) feed({});
   if (protocol_ != nullptr && !closing()) protocol_->on_settle();
   if (next_ != nullptr) feed({});
+  const bool was_full = output_full();
   flush();
+  // What left at once is announced by no callback: what the protocol held back goes on now.
+  if (was_full && !closed_ && !output_full()) touch();
 }
 
 void connection::flush() {
@@ -130,10 +152,10 @@ void connection::flush() {
       if (uv_write(&write_, stream(), &rest, 1, on_written) != 0) return close_now();
       // Progress is measured from here: until now there was nothing the peer failed to take.
       progress_ = now();
-      seen_pending_ = pending_bytes();
+      seen_taken_ = taken_bytes();
     }
   }
-  if (pending_bytes() > core_.bounds.output_hard_bytes) {
+  if (unread_stream_bytes() > core_.bounds.output_hard_bytes) {
     core_.metrics().slow_readers.add();
     return close_now();
   }
@@ -184,8 +206,9 @@ void connection::on_closed(uv_handle_t* handle) {
 void connection::tick(time_point at) {
   if (closed_) return;
   const auto pending = pending_bytes();
-  if (pending == 0 || pending < seen_pending_) progress_ = at;
-  seen_pending_ = pending;
+  const auto taken = taken_bytes();
+  if (pending == 0 || taken > seen_taken_) progress_ = at;
+  seen_taken_ = taken;
   if (pending != 0 && at - progress_ > core_.bounds.slow_reader) {
     core_.metrics().slow_readers.add();
     return close_now();

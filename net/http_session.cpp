@@ -16,7 +16,8 @@ time_point now() {
   return std::chrono::steady_clock::now();
 }
 
-constexpr std::size_t pipelined_bytes_max = 64u << 10;  // read ahead of a running answer
+// Read ahead of a running answer or of output that waits: enough to hear of a close.
+constexpr std::size_t pipelined_bytes_max = 64u << 10;
 
 struct route_row {
   const char* path;
@@ -94,7 +95,7 @@ void http_session::on_data(std::string_view bytes) {
 void http_session::pump() {
   if (pumping_) return;
   pumping_ = true;
-  while (!answering_ && !last_ && !peer_.closing()) {
+  while (!answering_ && !last_ && !peer_.closing() && !peer_.output_full()) {
     const auto step = codec_.consume(in_);
     const bool open = codec_.in_header() || codec_.in_body();
     if (open && !message_open_) {
@@ -124,29 +125,42 @@ void http_session::pump() {
     }
   }
   pumping_ = false;
-  const bool full = answering_ && in_.size() > pipelined_bytes_max;
-  peer_.read_more(!full);
+  const bool waits = answering_ || peer_.output_full();
+  peer_.read_more(!waits || in_.size() <= pipelined_bytes_max);
 }
 
 void http_session::on_settle() {
   if (done_ && answering_) {
     answering_ = false;
     answer_.reset();
-    quiet_since_ = now();
-    pump();
   }
-  if (saw_eof_ && !answering_) peer_.close_after_flush();
+  pump();
+  if (!saw_eof_) return;
+  // A closed connection cannot be told from one that is only half closed: either cancels what runs.
+  // What was answered at once, and pipelined before the end, still leaves.
+  if (answering_) abandon_answer();
+  if (last_ || !peer_.output_full()) peer_.close_after_flush();
+}
+
+void http_session::abandon_answer() {
+  answer_.reset();
+  answering_ = false;
+  last_ = true;
 }
 
 void http_session::on_eof() {
   saw_eof_ = true;
-  // A closed connection cannot be told from one that is only half closed: either cancels.
-  if (answering_ && !done_) peer_.close_now();
 }
 
 void http_session::on_tick(time_point at) {
   const auto& bounds = core_.bounds;
   if (answering_) return;
+  if (peer_.output_full()) {
+    // We do not read, so the peer cannot be late.
+    message_begun_ = quiet_since_ = at;
+    body_seen_ = 0;
+    return;
+  }
   if (codec_.in_body()) {
     const auto spent = at - message_begun_;
     const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(spent).count();
@@ -189,6 +203,7 @@ void http_session::respond(int status,
   out += "\r\n";
   if (!head_only_) out += body;
   done_ = true;
+  quiet_since_ = now();
   peer_.write(out);
   if (last_) peer_.close_after_flush();
 }
@@ -240,6 +255,7 @@ void http_session::stream(std::string_view bytes) {
 void http_session::end_stream() {
   if (!http10_) peer_.write("0\r\n\r\n");
   done_ = true;
+  quiet_since_ = now();
   if (!keep_ || !core_.accepting) last_ = true;
   peer_.touch();
   if (last_) peer_.close_after_flush();

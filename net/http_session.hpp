@@ -40,6 +40,7 @@ class http_session final : public protocol {
 
  private:
   void pump();
+  void abandon_answer();
   bool admit();  // checks that need the header only; answers and returns false when refused
   bool check_peer();
   void handle();

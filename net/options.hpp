@@ -41,9 +41,12 @@ struct options {
       20'000};                                  // silence after which we ping; twice that closes
   std::uint64_t tcp_line_bytes_max = 1u << 20;  // beyond: an error event, then close
 
-  std::uint64_t output_soft_bytes = 256u
-                                    << 10;  // pending output beyond it stops reading new requests
-  std::uint64_t output_hard_bytes = 1u << 20;  // beyond: the peer is cut and its requests cancelled
+  // Pending output of a connection. Beyond soft, no new request of it is begun until the peer has
+  // read. Beyond hard, at least twice soft, the peer is cut and its requests cancelled: it does not
+  // read while its streams go on. Single messages larger than soft (a whole answer) do not count
+  // for hard: what was asked for bounds them, slow_reader bounds how long they are kept.
+  std::uint64_t output_soft_bytes = 256u << 10;
+  std::uint64_t output_hard_bytes = 1u << 20;
   std::chrono::milliseconds slow_reader{10'000};  // pending output without progress: cut as well
   std::chrono::milliseconds linger{2'000};        // wait for the peer to close after a final answer
   std::chrono::milliseconds stop_flush{2'000};    // stop() waits this long for output to leave

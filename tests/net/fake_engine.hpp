@@ -70,7 +70,7 @@ class fake_engine final : public actors::engine {
   actors::engine_stats stats() const override { return {}; }
   bool ready() const noexcept override { return is_ready; }
   bool healthy() const noexcept override { return true; }
-  std::string metrics_page() override { return "# HELP x y\n"; }
+  std::string metrics_page() override { return page; }
   counters& metrics() noexcept override { return metrics_; }
   void stop(std::chrono::milliseconds) override {}
 
@@ -84,6 +84,7 @@ class fake_engine final : public actors::engine {
     std::unique_lock hold(guard_);
     return changed_.wait_for(hold, std::chrono::seconds(10), [&] { return last_ >= count; });
   }
+  std::string page = "# HELP x y\n";  // set before a client asks
   std::atomic<int> cancels{0};
   std::atomic<bool> is_ready{true};
 

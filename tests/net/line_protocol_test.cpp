@@ -1,54 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
-#include "net/server.hpp"
-#include "tests/net/client.hpp"
-#include "tests/net/fake_engine.hpp"
+#include <thread>
+
+#include "tests/net/server_fixture.hpp"
 
 using namespace foretoken;
-using test::client;
-using test::fake_engine;
+using namespace foretoken::test;
 
 namespace {
 
-struct doors {
-  explicit doors(net::options chosen = {}) {
-    chosen.http = chosen.tcp = "127.0.0.1:0";
-    auto made = net::server::start(engine, chosen);
-    REQUIRE(made);
-    server = std::move(*made);
-  }
-  fake_engine engine;
-  std::unique_ptr<net::server> server;
-};
-bool has(const std::string& text, const std::string& what) {
-  return text.find(what) != std::string::npos;
-}
-
-const std::string upgrade =
-    "GET /v1/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-
-// A masked frame; the mask is zero, so the payload stands as it is.
-std::string frame(int first, const std::string& payload) {
-  std::string out(1, static_cast<char>(first));
-  if (payload.size() < 126) {
-    out += static_cast<char>(0x80 | payload.size());
-  } else {
-    out += static_cast<char>(0x80 | 126);
-    out += static_cast<char>(payload.size() >> 8);
-    out += static_cast<char>(payload.size() & 255);
-  }
-  return out + std::string(4, '\0') + payload;
-}
 const std::string tokenize = "{\"op\":\"tokenize\",\"id\":\"t\",\"text\":\"a\"}";
 const std::string tokenized = "{\"id\":\"t\",\"event\":\"done\",\"tokens\":[1,97]}";
 
 }  // namespace
 
 TEST_CASE("tcp: streams end with done, ids come back as given") {
-  doors it;
-  client peer(it.server->tcp_address());
+  running_server it;
+  client peer(it.tcp());
   peer.send("{\"op\":\"generate\",\"id\":7,\"prompt\":\"ab\",\"n\":2}\r\n\r\n  \n");
   CHECK(peer.until("\n") == "{\"id\":7,\"event\":\"token\",\"text\":\"a\",\"index\":0}\n");
   CHECK(has(peer.until("\n"), "\"index\":1"));
@@ -69,8 +38,8 @@ TEST_CASE("tcp: streams end with done, ids come back as given") {
 }
 
 TEST_CASE("tcp: a malformed line gets an error with a null id and the connection stays") {
-  doors it;
-  client peer(it.server->tcp_address());
+  running_server it;
+  client peer(it.tcp());
   const std::string rows[] = {"{",
                               "[]",
                               "5",
@@ -98,8 +67,8 @@ TEST_CASE("tcp: a malformed line gets an error with a null id and the connection
 }
 
 TEST_CASE("tcp: an id in use is refused, cancel ends it, an unknown id is ignored") {
-  doors it;
-  client peer(it.server->tcp_address());
+  running_server it;
+  client peer(it.tcp());
   peer.send("{\"op\":\"generate\",\"id\":\"a\",\"prompt\":\"slow\"}\n");
   peer.until("\n");
   peer.send("{\"op\":\"generate\",\"id\":\"a\",\"prompt\":\"x\"}\n");
@@ -109,14 +78,14 @@ TEST_CASE("tcp: an id in use is refused, cancel ends it, an unknown id is ignore
 }
 
 TEST_CASE("tcp: end-of-file ends reading only, a reset cancels") {
-  doors it;
-  client peer(it.server->tcp_address());
+  running_server it;
+  client peer(it.tcp());
   peer.send("{\"op\":\"generate\",\"id\":\"a\",\"prompt\":\"abc\"}");
   peer.finish_sending();
   CHECK(has(peer.to_end(), "\"event\":\"done\""));
   CHECK(it.engine.cancels == 0);
   {
-    client gone(it.server->tcp_address());
+    client gone(it.tcp());
     gone.send("{\"op\":\"generate\",\"id\":\"a\",\"prompt\":\"flood\",\"max_tokens\":100000}\n");
     gone.until("\n");
   }
@@ -128,8 +97,8 @@ TEST_CASE("tcp: bounds on lines and streams") {
   bounds.tcp_line_bytes_max = 100;
   bounds.streams_per_connection_max = 1;
   bounds.linger = std::chrono::milliseconds(50);  // the client stays: the server has to leave
-  doors it(bounds);
-  client peer(it.server->tcp_address());
+  running_server it(bounds);
+  client peer(it.tcp());
   peer.send("{\"op\":\"generate\",\"id\":\"a\",\"prompt\":\"slow\"}\n");
   peer.until("\n");
   peer.send(tokenize + "\n");
@@ -141,7 +110,7 @@ TEST_CASE("tcp: bounds on lines and streams") {
 }
 
 TEST_CASE("websocket: the upgrade is checked") {
-  doors it;
+  running_server it;
   const auto without = [](const std::string& field, const std::string& instead) {
     auto text = upgrade;
     const auto at = text.find(field);
@@ -156,21 +125,21 @@ TEST_CASE("websocket: the upgrade is checked") {
   };
   for (const auto& [bytes, status] : rows) {
     CAPTURE(bytes);
-    client peer(it.server->http_address());
+    client peer(it.http());
     peer.send(bytes);
     CHECK(has(peer.answer(), status));
   }
-  client peer(it.server->http_address());
+  client peer(it.http());
   peer.send(upgrade + frame(0x81, tokenize));  // the first frame comes with the request
   CHECK(has(peer.until("\r\n\r\n"), "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"));
   CHECK(has(peer.until("]}"), tokenized));
 }
 
 TEST_CASE("websocket: fragments, a ping between them, and any split give the same answer") {
-  doors it;
+  running_server it;
   const auto bytes = upgrade + frame(0x01, tokenize.substr(0, 10)) + frame(0x89, "p") +
                      frame(0x80, tokenize.substr(10));
-  client peer(it.server->http_address());
+  client peer(it.http());
   for (const char c : bytes) peer.send(std::string(1, c));
   peer.until("\r\n\r\n");
   const auto got = peer.until("]}");
@@ -182,7 +151,7 @@ TEST_CASE("websocket: broken frames close with their code") {
   net::options bounds;
   bounds.websocket_message_bytes_max = 1000;
   bounds.websocket_fragments_max = 10;
-  doors it(bounds);
+  running_server it(bounds);
   std::string fragments = frame(0x01, "a");
   for (int i = 0; i < 20; ++i) fragments += frame(0x00, "");
   struct row {
@@ -204,7 +173,7 @@ TEST_CASE("websocket: broken frames close with their code") {
   for (const auto& row : rows) {
     CAPTURE(row.code);
     CAPTURE(row.bytes.substr(0, 8));
-    client peer(it.server->http_address());
+    client peer(it.http());
     peer.send(upgrade + row.bytes);
     peer.until("\r\n\r\n");
     const auto head = peer.exactly(4);
@@ -218,9 +187,9 @@ TEST_CASE("websocket: broken frames close with their code") {
 }
 
 TEST_CASE("websocket: a vanished or closed peer's requests are cancelled") {
-  doors it;
+  running_server it;
   for (const bool polite : {false, true}) {
-    client peer(it.server->http_address());
+    client peer(it.http());
     peer.send(upgrade + frame(0x81, "{\"op\":\"generate\",\"id\":\"a\",\"prompt\":\"slow\"}"));
     peer.until("\"index\":0}");
     if (polite) peer.send(frame(0x88, std::string("\x03\xe8", 2)));
@@ -231,8 +200,8 @@ TEST_CASE("websocket: a vanished or closed peer's requests are cancelled") {
 }
 
 TEST_CASE("websocket: stop says 1001") {
-  doors it;
-  client peer(it.server->http_address());
+  running_server it;
+  client peer(it.http());
   peer.send(upgrade);
   peer.until("\r\n\r\n");
   std::thread stopping([&] { it.server->stop(); });

@@ -1,50 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "net/server.hpp"
-
 #include <doctest/doctest.h>
 
 #include <thread>
 #include <vector>
 
-#include "tests/net/client.hpp"
-#include "tests/net/fake_engine.hpp"
+#include "tests/net/server_fixture.hpp"
 
 using namespace foretoken;
-using test::client;
-using test::fake_engine;
-
-namespace {
-
-struct running_server {
-  explicit running_server(net::options chosen = {}) {
-    chosen.http = chosen.http.empty() ? "" : "127.0.0.1:0";
-    chosen.tcp = "127.0.0.1:0";
-    auto made = net::server::start(engine, chosen);
-    REQUIRE(made);
-    server = std::move(*made);
-  }
-  std::string http() const { return server->http_address(); }
-  fake_engine engine;
-  std::unique_ptr<net::server> server;  // stops before the engine goes
-};
-
-std::string get(const std::string& path, const std::string& more = "") {
-  return "GET " + path + " HTTP/1.1\r\nHost: localhost\r\n" + more + "\r\n";
-}
-std::string post(const std::string& path, const std::string& body, const std::string& more = "") {
-  return "POST " + path + " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" +
-         more + "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
-}
-std::size_t count(const std::string& text, const std::string& what) {
-  std::size_t found = 0;
-  for (auto at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) ++found;
-  return found;
-}
-bool has(const std::string& text, const std::string& what) {
-  return text.find(what) != std::string::npos;
-}
-
-}  // namespace
+using namespace foretoken::test;
 
 TEST_CASE("server: the plain endpoints answer on one kept connection, in order") {
   running_server it;
