@@ -50,7 +50,7 @@ void add_http_keys(std::vector<key>& out) {
                          "After this long a body must gain a kilobyte a second; else: 408.",
                          FORETOKEN_MEMBER(net.body_stall)));
   out.push_back(duration("net.idle_timeout", 1, 86'400'000,
-                         "HTTP connections without a request are closed after this long.",
+                         "HTTP and TCP connections without a request are closed after this long.",
                          FORETOKEN_MEMBER(net.idle_timeout)));
 }
 
@@ -73,6 +73,10 @@ void add_stream_keys(std::vector<key>& out) {
   out.push_back(bytes("net.tcp_line_bytes_max", 1, 1 << 30,
                       "One line over TCP; beyond: an error event, then close.",
                       FORETOKEN_MEMBER(net.tcp_line_bytes_max)));
+  out.push_back(duration("net.tcp_line_stall", 1, 3'600'000,
+                         "After this long a line over TCP that began must gain a kilobyte a "
+                         "second; else: an error event, then close.",
+                         FORETOKEN_MEMBER(net.tcp_line_stall)));
 }
 
 void add_output_keys(std::vector<key>& out) {

@@ -88,7 +88,7 @@ http_session::http_session(loop_core& core, connection& peer)
 
 void http_session::on_data(std::string_view bytes) {
   in_ += bytes;
-  body_seen_ += bytes.size();
+  body_pace_.add(bytes.size());
   pump();
 }
 
@@ -98,16 +98,13 @@ void http_session::pump() {
   while (!answering_ && !last_ && !peer_.closing() && !peer_.output_full()) {
     const auto step = codec_.consume(in_);
     const bool open = codec_.in_header() || codec_.in_body();
-    if (open && !message_open_) {
-      message_begun_ = now();
-      body_seen_ = 0;
-    }
+    if (open && !message_open_) header_begun_ = now();
     message_open_ = open;
     if (step == http_codec::progress::more) break;
     if (step == http_codec::progress::failed) {
       refuse_and_close(codec_.failure().status, codec_.failure().message);
     } else if (step == http_codec::progress::head) {
-      message_begun_ = now();
+      body_pace_.begin(now(), in_.size());
       http10_ = codec_.request().minor == 0;
       keep_ = codec_.request().keep_alive;
       head_only_ = codec_.request().method == "HEAD";
@@ -157,20 +154,16 @@ void http_session::on_tick(time_point at) {
   if (answering_) return;
   if (peer_.output_full()) {
     // We do not read, so the peer cannot be late.
-    message_begun_ = quiet_since_ = at;
-    body_seen_ = 0;
+    header_begun_ = quiet_since_ = at;
+    body_pace_.begin(at, 0);
     return;
   }
   if (codec_.in_body()) {
-    const auto spent = at - message_begun_;
-    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(spent).count();
-    const bool slow =
-        spent > bounds.body_stall && body_seen_ < 1000u * static_cast<std::uint64_t>(seconds);
-    if (spent > bounds.body_stall && (slow || body_seen_ == 0)) {
+    if (body_pace_.too_slow(at, bounds.body_stall)) {
       refuse_and_close(408, "the body did not arrive in time");
     }
   } else if (codec_.in_header()) {
-    if (at - message_begun_ > bounds.header_deadline) {
+    if (at - header_begun_ > bounds.header_deadline) {
       refuse_and_close(408, "the header did not arrive in time");
     }
   } else if (at - quiet_since_ > bounds.idle_timeout) {

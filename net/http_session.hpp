@@ -8,6 +8,7 @@
 
 #include "net/connection.hpp"
 #include "net/http_codec.hpp"
+#include "net/pace.hpp"
 
 namespace foretoken::net {
 
@@ -58,8 +59,8 @@ class http_session final : public protocol {
   std::unique_ptr<http_answer> answer_;
   bool answering_ = false, done_ = false, last_ = false, head_only_ = false, pumping_ = false;
   bool http10_ = false, keep_ = true, saw_eof_ = false, admitted_ = false;
-  std::uint64_t body_seen_ = 0;
-  time_point quiet_since_{}, message_begun_{};
+  pace body_pace_;
+  time_point quiet_since_{}, header_begun_{};
   bool message_open_ = false;
 };
 

@@ -30,7 +30,7 @@ struct options {
   std::chrono::milliseconds header_deadline{10'000};  // a started header must end by then: 408
   std::chrono::milliseconds body_stall{
       5'000};  // a body must gain a kilobyte per second after this: 408
-  std::chrono::milliseconds idle_timeout{60'000};  // HTTP connections without a request
+  std::chrono::milliseconds idle_timeout{60'000};  // HTTP and TCP connections without a request
 
   std::uint64_t websocket_message_bytes_max = 1u << 20;  // beyond: close 1009
   int websocket_fragments_max = 1024;  // frames of one message; beyond: close 1008
@@ -40,6 +40,8 @@ struct options {
   std::chrono::milliseconds websocket_ping{
       20'000};                                  // silence after which we ping; twice that closes
   std::uint64_t tcp_line_bytes_max = 1u << 20;  // beyond: an error event, then close
+  std::chrono::milliseconds tcp_line_stall{
+      5'000};  // a started line must gain a kilobyte per second after this
 
   // Pending output of a connection. Beyond soft, no new request of it is begun until the peer has
   // read. Beyond hard, at least twice soft, the peer is cut and its requests cancelled: it does not

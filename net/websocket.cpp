@@ -171,7 +171,7 @@ void websocket::on_settle() {
     messages_.abandon_all();  // nobody is left to read the answers
     peer_.close_after_flush();
   } else {
-    peer_.read_more(peer_.pending_bytes() <= core_.bounds.output_soft_bytes);
+    peer_.read_more(!peer_.output_full());
   }
 }
 
@@ -181,6 +181,11 @@ void websocket::on_eof() {
 }
 
 void websocket::on_tick(time_point at) {
+  if (peer_.output_full()) {
+    // We do not read, so the peer can be neither late nor silent.
+    heard_ = pinged_ = message_begun_ = at;
+    return;
+  }
   if (in_message_ && at - message_begun_ > core_.bounds.websocket_message_deadline) {
     close(1008, "message not finished in time");
     return;

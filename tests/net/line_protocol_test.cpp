@@ -109,6 +109,49 @@ TEST_CASE("tcp: bounds on lines and streams") {
   CHECK(it.engine.wait_idle());
 }
 
+TEST_CASE("tcp: a line that began and does not come ends in an error and a close") {
+  net::options bounds;
+  bounds.tcp_line_stall = std::chrono::milliseconds(50);
+  bounds.linger = std::chrono::milliseconds(50);
+  running_server it(bounds);
+  client peer(it.tcp());
+  peer.send(tokenize + "\n" + tokenize.substr(0, 10));
+  CHECK(peer.until("\n") == tokenized + "\n");
+  CHECK(has(peer.until("\n"), "\"code\":\"deadline_exceeded\""));
+  CHECK(peer.ended());
+}
+
+TEST_CASE("tcp: an idle connection is closed, one with a running request is not") {
+  net::options bounds;
+  bounds.idle_timeout = std::chrono::milliseconds(50);
+  bounds.linger = std::chrono::milliseconds(50);
+  running_server it(bounds);
+  client busy(it.tcp());
+  busy.send("{\"op\":\"generate\",\"id\":\"a\",\"prompt\":\"slow\"}\n");
+  busy.until("\n");
+  client idle(it.tcp());
+  CHECK(idle.ended());
+  busy.send("{\"op\":\"cancel\",\"id\":\"a\"}\n");
+  CHECK(has(busy.until("\n"), "\"finish_reason\":\"cancelled\""));
+  CHECK(busy.ended());
+}
+
+TEST_CASE("tcp: what opens like an HTTP request is not spoken to") {
+  net::options bounds;
+  bounds.linger = std::chrono::milliseconds(50);
+  running_server it(bounds);
+  client peer(it.tcp());
+  peer.send(post("/", tokenize + "\n"));
+  CHECK(has(peer.until("\n"), "{\"id\":null,\"event\":\"error\",\"error\":{"));
+  CHECK(peer.to_end().empty());
+  client other(it.tcp());  // only a first line can be one
+  other.send(tokenize + "\n");
+  CHECK(other.until("\n") == tokenized + "\n");
+  other.send("GET / HTTP/1.1\n" + tokenize + "\n");
+  other.until("\n");
+  CHECK(other.until("\n") == tokenized + "\n");
+}
+
 TEST_CASE("websocket: the upgrade is checked") {
   running_server it;
   const auto without = [](const std::string& field, const std::string& instead) {

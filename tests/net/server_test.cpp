@@ -183,6 +183,30 @@ TEST_CASE("server: slow headers get 408") {
   CHECK(has(peer.to_end(), " 408 "));
 }
 
+TEST_CASE("server: slow bodies get 408") {
+  net::options bounds;
+  bounds.body_stall = std::chrono::milliseconds(50);
+  running_server it(bounds);
+  client peer(it.http());
+  const auto bytes = post("/tokenize", "{\"text\":\"a\"}");
+  peer.send(bytes.substr(0, bytes.size() - 5));
+  CHECK(has(peer.to_end(), " 408 "));
+}
+
+TEST_CASE("server: an idle connection is closed, counted from its last answer") {
+  net::options bounds;
+  bounds.idle_timeout = std::chrono::milliseconds(300);
+  bounds.linger = std::chrono::milliseconds(50);
+  running_server it(bounds);
+  client peer(it.http());
+  for (int i = 0; i < 5; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    peer.send(get("/healthz"));
+    REQUIRE(has(peer.answer(), "200 OK"));
+  }
+  CHECK(peer.ended());
+}
+
 TEST_CASE("server: connections beyond the bound get 503") {
   net::options bounds;
   bounds.connections_max = 1;
