@@ -9,6 +9,9 @@
 namespace foretoken::actors {
 namespace {
 
+// What a template writes around one message, about: <|start_header_id|>, <|eot_id|> and the like.
+constexpr std::size_t message_overhead_bytes = 32;
+
 status check_range(const char* field, double value, double low, double high) {
   if (std::isfinite(value) && value >= low && value <= high) return {};
   return invalid(field, fmt::format("must be a number from {} to {}", low, high));
@@ -65,14 +68,18 @@ status check_salt(const std::string& salt) {
 status check_prompt(const generate_request& request,
                     const loaded_model& model,
                     const options& limits) {
+  const auto* talk = std::get_if<chat_prompt>(&request.prompt);
+  const char* field = talk != nullptr ? "messages" : "prompt";
+  if (talk != nullptr && talk->size() > static_cast<std::size_t>(limits.messages_max)) {
+    return invalid(field, fmt::format("must have at most {} messages", limits.messages_max));
+  }
   if (prompt_bytes(request) > limits.prompt_bytes_max) {
-    return invalid("prompt", fmt::format("is longer than {} bytes", limits.prompt_bytes_max));
+    return invalid(field, fmt::format("is longer than {} bytes", limits.prompt_bytes_max));
   }
   if (const auto* ids = std::get_if<token_prompt>(&request.prompt)) {
     FORETOKEN_TRY(check_tokens("prompt", *ids, model.shape.vocabulary));
   }
-  if (std::holds_alternative<chat_prompt>(request.prompt) &&
-      model.chat == tokenizer::chat_family::none) {
+  if (talk != nullptr && model.chat == tokenizer::chat_family::none) {
     if (!model.chat_problem.message.empty()) return model.chat_problem;
     return unsupported(
         "messages", "this model has no chat template; set model.chat_template to a family's name");
@@ -107,7 +114,9 @@ std::size_t prompt_bytes(const generate_request& request) noexcept {
   if (const auto* text = std::get_if<text_prompt>(&request.prompt)) return text->size();
   if (const auto* ids = std::get_if<token_prompt>(&request.prompt)) return ids->size();
   std::size_t sum = 0;
-  for (const auto& message : std::get<chat_prompt>(request.prompt)) sum += message.content.size();
+  for (const auto& message : std::get<chat_prompt>(request.prompt)) {
+    sum += message_overhead_bytes + message.role.size() + message.content.size();
+  }
   return sum;
 }
 

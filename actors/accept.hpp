@@ -13,7 +13,7 @@ status validate(const generate_request& request, const loaded_model& model, cons
 // Every id is in the vocabulary.
 status check_tokens(const char* field, const std::vector<token>& ids, int vocabulary);
 
-// Bytes of text that encode() would have to tokenize.
+// Bytes of text that encode() would have to tokenize, about: what a chat template adds is counted.
 std::size_t prompt_bytes(const generate_request& request) noexcept;
 
 // Fills prompt, and max_tokens cut to the context left. Errors: the prompt is empty or too long.

@@ -21,6 +21,7 @@ struct options {
   int stop_bytes_max = 256;   // bytes of one stop string
   int logit_bias_max = 1024;  // entries of logit_bias
   std::uint64_t prompt_bytes_max = 4u << 20;
+  int messages_max = 2048;                        // of one conversation
   int requests_max = 1024;                        // accepted and not ended; more are refused
   int inline_tokenize_bytes = 2048;               // longer text goes to the tokenizer actor
   int worker_threads = 1;                         // CAF workers for the event-based actors

@@ -70,6 +70,8 @@ void add_request_keys(std::vector<key>& out) {
                         FORETOKEN_MEMBER(engine.requests_max)));
   out.push_back(bytes("request.prompt_bytes_max", 1, 1 << 30, "Bytes of one prompt.",
                       FORETOKEN_MEMBER(engine.prompt_bytes_max)));
+  out.push_back(integer("request.messages_max", 1, 1 << 20, "Messages of one conversation.",
+                        FORETOKEN_MEMBER(engine.messages_max)));
   out.push_back(integer("request.choices_max", 1, 1024, "Most choices (n) of one request.",
                         FORETOKEN_MEMBER(engine.choices_max)));
   const auto engine_choices = out.back().set;  // the edge refuses what the engine would refuse

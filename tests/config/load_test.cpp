@@ -162,6 +162,11 @@ TEST_CASE("load: rules between keys name the key at fault") {
   const auto wide = check(all);
   REQUIRE_FALSE(wide);
   CHECK(wide.error().field == "scheduler.step_tokens_max");
+  settings full;
+  full.net.output_soft_bytes = full.net.output_hard_bytes / 2 + 1;
+  const auto soft = check(full);
+  REQUIRE_FALSE(soft);
+  CHECK(soft.error().field == "net.output_soft_bytes");
   CHECK(check(settings{}));
 }
 
