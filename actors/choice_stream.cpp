@@ -22,41 +22,66 @@ token_logprob choice_stream::describe(token id, const model::sampled* scored) {
   token_logprob entry;
   entry.id = id;
   entry.text = words_->decode({id});
+  entry.bytes = words_->bytes(id, true);
   entry.text_offset = seen_characters_;
   if (scored == nullptr) return entry;
   entry.logprob = scored->logprob;
   bool present = false;
   for (const auto& candidate : scored->top) {
-    entry.top.push_back({candidate.id, words_->decode({candidate.id}), candidate.logprob});
+    entry.top.push_back({candidate.id, words_->decode({candidate.id}),
+                         std::string(words_->bytes(candidate.id, true)), candidate.logprob});
     present = present || candidate.id == id;
   }
   entry.appended = !present;
-  if (!present) entry.top.push_back({id, entry.text, scored->logprob});
+  if (!present) entry.top.push_back({id, entry.text, entry.bytes, scored->logprob});
   return entry;
 }
 
+// Where in `text` the tokens begin, in characters below zero: a BOS that was added and the space
+// that SentencePiece puts in front are tokens, but not text.
+std::int64_t choice_stream::before_text(const std::vector<token>& prompt,
+                                        std::string_view text) const {
+  std::string all;
+  for (const auto id : prompt) all += words_->bytes(id, true);
+  const auto at = all.ends_with(text) ? all.size() - text.size() : all.rfind(text);
+  if (at != std::string::npos) return characters(std::string_view(all).substr(0, at));
+  return std::max<std::int64_t>(0, characters(all) - characters(text));
+}
+
 void choice_stream::echo(const std::vector<token>& prompt, std::string text, token_event& out) {
-  if (logprobs_) {
-    held_.push_back(describe(prompt.front(), nullptr));
-    seen_characters_ += characters(words_->bytes(prompt.front(), true));
-    scored_ = 1;
-  }
-  out.ids.insert(out.ids.end(), prompt.begin(), prompt.end());
-  sent_characters_ += characters(text);
-  out.text += text;
+  echo_text_ = std::move(text);
+  if (!logprobs_) return release_echo(prompt, out);
+  echo_characters_ = characters(echo_text_);
+  seen_characters_ = -before_text(prompt, echo_text_);
+  describe_echo(prompt.front(), nullptr);
+  if (prompt.size() == 1) release_echo(prompt, out);
 }
 
 void choice_stream::echo_scores(const std::vector<token>& prompt,
                                 const std::vector<model::sampled>& scores,
                                 token_event& out) {
   for (const auto& scored : scores) {
-    if (scored_ >= prompt.size()) break;
-    const token id = prompt[scored_++];
-    held_.push_back(describe(id, &scored));
-    seen_characters_ += characters(words_->bytes(id, true));
+    if (echoed_ >= prompt.size()) return;
+    describe_echo(prompt[echoed_], &scored);
+    if (echoed_ == prompt.size()) release_echo(prompt, out);
   }
-  release(out, scored_ == prompt.size());
-  if (scored_ == prompt.size()) seen_characters_ = sent_characters_;
+}
+
+void choice_stream::describe_echo(token id, const model::sampled* scored) {
+  auto entry = describe(id, scored);
+  entry.text_offset = std::clamp<std::int64_t>(entry.text_offset, 0, echo_characters_);
+  held_.push_back(std::move(entry));
+  seen_characters_ += characters(words_->bytes(id, true));
+  ++echoed_;
+}
+
+// The whole prompt in one piece, with its scores.
+void choice_stream::release_echo(const std::vector<token>& prompt, token_event& out) {
+  out.ids.insert(out.ids.end(), prompt.begin(), prompt.end());
+  out.text += echo_text_;
+  sent_characters_ = seen_characters_ = characters(echo_text_);
+  echo_text_ = {};
+  release(out, true);
 }
 
 bool choice_stream::push(const model::sampled& chosen, token_event& out) {

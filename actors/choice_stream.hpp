@@ -18,8 +18,8 @@ class choice_stream {
  public:
   choice_stream(std::shared_ptr<const tokenizer::tokenizer> words, const generate_request& request);
 
-  // The echoed prompt: its text leaves at once when no log-probabilities are wanted, else with
-  // scores.
+  // The echoed prompt, in one piece: at once when no log-probabilities are wanted, else when the
+  // last of its tokens has its scores.
   void echo(const std::vector<token>& prompt, std::string text, token_event& out);
   void echo_scores(const std::vector<token>& prompt,
                    const std::vector<model::sampled>& scores,
@@ -33,6 +33,9 @@ class choice_stream {
  private:
   token_logprob describe(token id, const model::sampled* scored);
   void release(token_event& out, bool all);
+  std::int64_t before_text(const std::vector<token>& prompt, std::string_view text) const;
+  void describe_echo(token id, const model::sampled* scored);
+  void release_echo(const std::vector<token>& prompt, token_event& out);
 
   std::shared_ptr<const tokenizer::tokenizer> words_;
   tokenizer::detokenizer detokenizer_;
@@ -42,7 +45,9 @@ class choice_stream {
   std::int64_t seen_characters_ = 0;  // characters that began in any token so far
   std::vector<token> held_ids_;
   std::vector<token_logprob> held_;  // wait for their text
-  std::size_t scored_ = 0;           // prompt tokens already described (echo)
+  std::string echo_text_;            // waits for its scores
+  std::int64_t echo_characters_ = 0;
+  std::size_t echoed_ = 0;  // prompt tokens already described
 };
 
 // Characters that begin in `text`: every byte that does not continue one.

@@ -37,13 +37,15 @@ const char* finish_reason_name(finish_reason reason) noexcept;
 
 struct alternative {
   token id = -1;
-  std::string text;  // /detokenize of that one token
+  std::string text;   // /detokenize of that one token
+  std::string bytes;  // the token itself: perhaps no whole character, control tokens as text
   float logprob = 0;
 };
 
 struct token_logprob {
   token id = -1;
   std::string text;              // /detokenize of this one token
+  std::string bytes;             // the token itself
   std::optional<float> logprob;  // absent for the first token of an echoed prompt
   std::vector<alternative> top;  // best first, the chosen token appended if absent
   std::int64_t text_offset = 0;  // characters before it in this choice's text

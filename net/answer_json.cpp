@@ -40,13 +40,13 @@ void write_top_map(std::string& out, const std::vector<actors::alternative>& top
   out += '}';
 }
 
-void write_scored(std::string& out, std::string_view text, float logprob) {
+void write_scored(std::string& out, std::string_view text, std::string_view bytes, float logprob) {
   out += "\"token\":";
   write_json_string(out, text);
   out += ",\"logprob\":";
   write_json_number(out, logprob);
   out += ",\"bytes\":";
-  write_bytes(out, text);
+  write_bytes(out, bytes);
 }
 
 }  // namespace
@@ -132,13 +132,13 @@ void write_chat_logprobs(std::string& out, const std::vector<actors::token_logpr
   out += "{\"content\":";
   write_list(out, tokens, [&](const auto& item) {
     out += '{';
-    write_scored(out, item.text, item.logprob.value_or(0));
+    write_scored(out, item.text, item.bytes, item.logprob.value_or(0));
     out += ",\"top_logprobs\":";
     // Chat asks for exactly k; only completions list the chosen token beside them.
     const std::span asked(item.top.data(), item.top.size() - (item.appended ? 1 : 0));
     write_list(out, asked, [&](const auto& other) {
       out += '{';
-      write_scored(out, other.text, other.logprob);
+      write_scored(out, other.text, other.bytes, other.logprob);
       out += '}';
     });
     out += '}';

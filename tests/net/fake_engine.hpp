@@ -121,7 +121,8 @@ class fake_engine final : public actors::engine {
   static actors::token_event piece(const job& from, int choice, std::string text) {
     actors::token_event made{choice, text, {static_cast<token>(text[0])}, {}};
     if (from.request.sampling.logprobs >= 0) {
-      made.logprobs.push_back({made.ids[0], text, -0.5f, {{made.ids[0], text, -0.5f}}, 3});
+      made.logprobs.push_back(
+          {made.ids[0], text, text, -0.5f, {{made.ids[0], text, text, -0.5f}}, 3, false});
     }
     return made;
   }
