@@ -23,7 +23,7 @@ status check_sampling(const generate_request& request, int vocabulary, const opt
   FORETOKEN_TRY(check_range("top_p", sampling.top_p, 0, 1));
   if (sampling.top_p == 0) return invalid("top_p", "must be greater than 0");
   FORETOKEN_TRY(check_range("min_p", sampling.min_p, 0, 1));
-  FORETOKEN_TRY(check_range("repetition_penalty", sampling.repetition_penalty, 0.01, 100));
+  FORETOKEN_TRY(check_range("repetition_penalty", sampling.repetition_penalty, 0.01, 10));
   FORETOKEN_TRY(check_range("presence_penalty", sampling.presence_penalty, -2, 2));
   FORETOKEN_TRY(check_range("frequency_penalty", sampling.frequency_penalty, -2, 2));
   if (sampling.top_k < 0) return invalid("top_k", "must be 0 (off) or more");

@@ -46,7 +46,7 @@ class builder {
   }
 
   json_value take() { return std::move(root_); }
-  error failure() const { return invalid(top_key_.substr(0, 64), message_); }
+  error failure() const { return invalid(clipped(top_key_), message_); }
 
  private:
   bool fail(std::string message) {
@@ -101,6 +101,14 @@ class builder {
 };
 
 }  // namespace
+
+std::string clipped(std::string_view name) {
+  constexpr std::size_t most = 64;
+  if (name.size() <= most) return std::string(name);
+  auto end = most;
+  while (end > 0 && (static_cast<unsigned char>(name[end]) & 0xC0u) == 0x80u) --end;
+  return std::string(name.substr(0, end));
+}
 
 const json_value* json_value::find(std::string_view key) const noexcept {
   if (const auto* members = object()) {

@@ -46,6 +46,9 @@ struct json_limits {
 // Errors: invalid_argument; field = the top-level key that was being read, when there is one.
 result<json_value> parse_json(std::string_view text, json_limits limits);
 
+// A name of the client's, short enough for an error: at most 64 bytes, whole characters.
+std::string clipped(std::string_view name);
+
 void write_json_string(std::string& out, std::string_view text);  // quoted and escaped
 void write_json_number(std::string& out, float number);           // shortest form that reads back
 void write_json_number(std::string& out, std::int64_t number);

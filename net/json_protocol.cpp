@@ -68,8 +68,7 @@ void json_protocol::on_message(std::string_view text) {
 void json_protocol::run(const std::string& id, std::string_view op, json_value&& message) {
   if (op == "cancel") {
     for (const auto& [key, unused] : *message.object()) {
-      if (key != "op" && key != "id")
-        return fail(id, invalid(key.substr(0, 64), "unknown parameter"));
+      if (key != "op" && key != "id") return fail(id, invalid(clipped(key), "unknown parameter"));
     }
     const auto found = by_id_.find(id);
     if (found != by_id_.end()) core_.cancel(found->second);

@@ -7,6 +7,14 @@
 namespace foretoken::net {
 namespace {
 constexpr std::int64_t int_max = std::numeric_limits<std::int32_t>::max();
+
+// NaN when it is no number.
+double number_of(const json_value& value) {
+  if (const auto* whole = value.integer()) return static_cast<double>(*whole);
+  if (const auto* real = std::get_if<double>(&value.data)) return *real;
+  return std::numeric_limits<double>::quiet_NaN();
+}
+
 }  // namespace
 
 status read_integer(const json_value& value,
@@ -30,9 +38,7 @@ status read_number(const json_value& value,
                    double high,
                    bool above,
                    float& out) {
-  double given = std::numeric_limits<double>::quiet_NaN();
-  if (const auto* whole = value.integer()) given = static_cast<double>(*whole);
-  if (const auto* real = std::get_if<double>(&value.data)) given = *real;
+  const double given = number_of(value);
   if (!std::isfinite(given) || given < low || given > high || (above && given <= low)) {
     char text[96];
     std::snprintf(text, sizeof text, " must be a number %s %g and at most %g",
@@ -41,6 +47,15 @@ status read_number(const json_value& value,
   }
   out = static_cast<float>(given);
   if (above && out <= static_cast<float>(low)) return invalid(field, field + " is too small");
+  return {};
+}
+
+status read_finite(const json_value& value, const std::string& field, float& out) {
+  const double given = number_of(value);
+  if (!(std::abs(given) <= std::numeric_limits<float>::max())) {
+    return invalid(field, field + " must be a number");
+  }
+  out = static_cast<float>(given);
   return {};
 }
 

@@ -23,6 +23,8 @@ status read_number(const json_value& value,
                    double high,
                    bool above,
                    float& out);
+// Any number that is finite as a float; the engine knows its range.
+status read_finite(const json_value& value, const std::string& field, float& out);
 status read_bool(const json_value& value, const std::string& field, bool& out);
 status read_string(const json_value& value, const std::string& field, std::string& out);
 status refuse(const std::string& field, const char* accepted);

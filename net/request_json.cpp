@@ -25,6 +25,7 @@ struct reader {
 using parameter = status (*)(reader&, json_value&, const std::string&);
 
 constexpr std::int64_t int_max = std::numeric_limits<std::int32_t>::max();
+constexpr std::size_t role_bytes_max = 32;  // an error repeats it
 
 status read_one_prompt(reader& in, json_value& value, const std::string& field) {
   if (auto* text = std::get_if<std::string>(&value.data)) {
@@ -84,19 +85,23 @@ status read_message(json_value& item, tokenizer::chat_message& out) {
     if (key == "role") {
       FORETOKEN_TRY(read_string(value, "messages", out.role));
     } else if (key == "content") {
-      content_given = true;
-      FORETOKEN_TRY(read_content(value, out.content));
+      content_given = !value.is_null();
+      if (content_given) FORETOKEN_TRY(read_content(value, out.content));
     } else if (!value.is_null()) {
       // Clients send an earlier answer back as they got it: with these, empty.
       const bool empty_list = value.array() != nullptr && value.array()->empty();
       if (!(key == "tool_calls" && empty_list)) {
-        return unsupported("messages",
-                           "message key \"" + key.substr(0, 64) + "\" is not supported");
+        return unsupported("messages", "message key \"" + clipped(key) + "\" is not supported");
       }
     }
   }
-  if (out.role.empty()) return invalid("messages", "each message needs a role");
-  if (!content_given) return invalid("messages", "each message needs content");
+  if (out.role.empty() || out.role.size() > role_bytes_max) {
+    return invalid("messages", "each message needs a role: system, user or assistant");
+  }
+  // An assistant's turn may have been empty: clients send it back with null, or without content.
+  if (!content_given && out.role != "assistant") {
+    return invalid("messages", "each message needs content");
+  }
   return {};
 }
 
@@ -174,16 +179,6 @@ status read_seed(reader& in, json_value& value, const std::string& field) {
   return invalid(field, "seed must be an integer of 64 bits");
 }
 
-status read_cache_salt(reader& in, json_value& value, const std::string& field) {
-  FORETOKEN_TRY(read_string(value, field, in.shape.cache_salt));
-  const auto printable = [](char c) { return c >= ' ' && c <= '~'; };
-  const auto& salt = in.shape.cache_salt;
-  if (salt.size() > 64 || !std::all_of(salt.begin(), salt.end(), printable)) {
-    return invalid(field, "cache_salt must be at most 64 printable characters");
-  }
-  return {};
-}
-
 status read_logprobs(reader& in, json_value& value, const std::string& field) {
   if (is_chat(in.how)) return read_bool(value, field, in.out.logprobs);
   if (value.boolean() != nullptr && !*value.boolean()) return {};
@@ -199,7 +194,7 @@ status read_stream_options(reader& in, json_value& value, const std::string& fie
   if (members == nullptr) return invalid(field, "stream_options must be an object");
   in.stream_options_given = true;
   for (const auto& [key, item] : *members) {
-    const auto name = field + "." + key.substr(0, 64);
+    const auto name = field + "." + clipped(key);
     if (key == "include_usage" && !item.is_null()) {
       FORETOKEN_TRY(read_bool(item, name, in.out.include_usage));
     } else if (!item.is_null() &&
@@ -296,7 +291,10 @@ const row rows[] = {
     {"temperature", everywhere, real<&sampling::temperature, 0, 2>},
     {"top_p", everywhere, real<&sampling::top_p, 0, 1, true>},
     {"min_p", everywhere, real<&sampling::min_p, 0, 1>},
-    {"repetition_penalty", everywhere, real<&sampling::repetition_penalty, 0, 10, true>},
+    {"repetition_penalty", everywhere,
+     [](reader& in, json_value& value, const std::string& field) -> status {
+       return read_finite(value, field, in.shape.sampling.repetition_penalty);  // so has this
+     }},
     {"presence_penalty", everywhere, real<&sampling::presence_penalty, -2, 2>},
     {"frequency_penalty", everywhere, real<&sampling::frequency_penalty, -2, 2>},
     {"top_k", everywhere,
@@ -318,7 +316,10 @@ const row rows[] = {
     {"echo", in_text, flag<&request::echo>},
     {"ignore_eos", everywhere, flag<&request::ignore_eos>},
     {"parse_special", in_text, flag<&request::parse_special>},
-    {"cache_salt", everywhere, read_cache_salt},
+    {"cache_salt", everywhere,
+     [](reader& in, json_value& value, const std::string& field) -> status {
+       return read_string(value, field, in.shape.cache_salt);  // the engine has its rule
+     }},
     {"stream", everywhere,
      [](reader& in, json_value& value, const std::string& field) -> status {
        FORETOKEN_TRY(read_bool(value, field, in.out.stream));
@@ -394,7 +395,7 @@ result<parsed_request> parse_generate(json_value&& body, dialect how, const opti
   for (auto& [name, value] : *members) {
     const auto* known = find_row(name, how);
     if (known == nullptr) {
-      return invalid(name.substr(0, 64), "unknown parameter " + name.substr(0, 64));
+      return invalid(clipped(name), "unknown parameter " + clipped(name));
     }
     if (!value.is_null()) FORETOKEN_TRY(known->read(in, value, name));
   }
@@ -420,7 +421,7 @@ result<parsed_tokenize> parse_tokenize(const json_value& body, bool op) {
     } else if (name == "parse_special") {
       if (!value.is_null()) FORETOKEN_TRY(read_bool(value, name, out.parse_special));
     } else if (name != "model" && !(op && (name == "op" || name == "id"))) {
-      return invalid(name.substr(0, 64), "unknown parameter " + name.substr(0, 64));
+      return invalid(clipped(name), "unknown parameter " + clipped(name));
     }
   }
   if (!text_given) return invalid("text", "text is required");
@@ -436,7 +437,7 @@ result<std::vector<token>> parse_detokenize(const json_value& body) {
       list = value.array();
       if (list == nullptr) return invalid("tokens", "tokens must be a list of token ids");
     } else if (name != "model") {
-      return invalid(name.substr(0, 64), "unknown parameter " + name.substr(0, 64));
+      return invalid(clipped(name), "unknown parameter " + clipped(name));
     }
   }
   if (list == nullptr) return invalid("tokens", "tokens is required");

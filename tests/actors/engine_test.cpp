@@ -95,6 +95,8 @@ TEST_CASE("engine: bad parameters are refused by name") {
       {"top_k", [](auto& r) { r.sampling.top_k = -1; }},
       {"min_p", [](auto& r) { r.sampling.min_p = 2; }},
       {"presence_penalty", [](auto& r) { r.sampling.presence_penalty = 3; }},
+      {"repetition_penalty", [](auto& r) { r.sampling.repetition_penalty = 0; }},
+      {"repetition_penalty", [](auto& r) { r.sampling.repetition_penalty = 10.5f; }},
       {"logprobs", [](auto& r) { r.sampling.logprobs = 100; }},
       {"logit_bias",
        [](auto& r) {
@@ -102,6 +104,8 @@ TEST_CASE("engine: bad parameters are refused by name") {
        }},
       {"stop", [](auto& r) { r.stop = {""}; }},
       {"cache_salt", [](auto& r) { r.cache_salt = "two words"; }},
+      {"cache_salt", [](auto& r) { r.cache_salt = "\x01"; }},
+      {"cache_salt", [](auto& r) { r.cache_salt = std::string(65, 'a'); }},
       {"prompt", [](auto& r) { r.prompt = std::string(); }},
       {"prompt", [](auto& r) { r.prompt = token_prompt{-1}; }},
       {"prompt", [](auto& r) { r.prompt = token_prompt(600, 'a'); }},

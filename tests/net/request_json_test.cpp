@@ -58,12 +58,13 @@ TEST_CASE("request_json: a bad parameter is refused by name") {
       {"\"seed\":1.5", "seed"},
       {"\"presence_penalty\":3", "presence_penalty"},
       {"\"frequency_penalty\":-2.5", "frequency_penalty"},
-      {"\"repetition_penalty\":0", "repetition_penalty"},
+      {"\"repetition_penalty\":\"1\"", "repetition_penalty"},
+      {"\"repetition_penalty\":1e39", "repetition_penalty"},
       {"\"logprobs\":21", "logprobs"},
       {"\"echo\":1", "echo"},
       {"\"best_of\":2", "best_of"},
       {"\"suffix\":\"x\"", "suffix"},
-      {"\"cache_salt\":\"\\u0001\"", "cache_salt"},
+      {"\"cache_salt\":1", "cache_salt"},
       {"\"stream\":\"yes\"", "stream"},
       {"\"stream_options\":{}", "stream_options"},
       {"\"deadline_ms\":5", "deadline_ms"},
@@ -114,6 +115,38 @@ TEST_CASE("request_json: null and neutral values of what we lack are accepted") 
     CAPTURE(row);
     CHECK(parse(chat(row), dialect::chat));
   }
+}
+
+TEST_CASE("request_json: an assistant's turn may be empty, nobody else's") {
+  const auto with = [](const std::string& message) {
+    return parse("{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}," + message + "]}",
+                 dialect::chat);
+  };
+  for (const char* empty : {"{\"role\":\"assistant\",\"content\":null}",
+                            "{\"content\":null,\"role\":\"assistant\",\"refusal\":null}",
+                            "{\"role\":\"assistant\"}", "{\"role\":\"user\",\"content\":\"\"}"}) {
+    CAPTURE(empty);
+    const auto got = with(empty);
+    REQUIRE(got);
+    CHECK(std::get<actors::chat_prompt>(got->requests[0].prompt)[1].content.empty());
+  }
+  for (const char* bad :
+       {"{\"role\":\"user\",\"content\":null}", "{\"role\":\"system\"}", "{\"content\":\"a\"}",
+        "{\"role\":\"an unknown role that is much too long\",\"content\":\"a\"}"}) {
+    CAPTURE(bad);
+    const auto got = with(bad);
+    REQUIRE_FALSE(got);
+    CHECK(got.error().field == "messages");
+  }
+}
+
+TEST_CASE("request_json: a long name of the client's is cut between characters") {
+  const std::string name = std::string(63, 'x') + "\xC3\xA9";
+  const auto got = parse(completion("\"" + name + "\":1"), dialect::completions);
+  REQUIRE_FALSE(got);
+  CHECK(got.error().field == std::string(63, 'x'));
+  CHECK(got.error().message == "unknown parameter " + std::string(63, 'x'));
+  CHECK(clipped(std::string(62, 'x') + "\xC3\xA9y") == std::string(62, 'x') + "\xC3\xA9");
 }
 
 TEST_CASE("request_json: defaults, seeds and prompts") {
