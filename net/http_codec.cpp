@@ -83,7 +83,6 @@ http_codec::progress http_codec::consume(std::string& in) {
 }
 
 http_codec::progress http_codec::consume_header(std::string& in) {
-  if (lines_ == 0 && scanned_ == 0 && in.starts_with("\r\n")) in.erase(0, 2);  // RFC 9112 2.2
   for (; scanned_ < in.size(); ++scanned_) {
     const char c = in[scanned_];
     const bool after_cr = scanned_ > 0 && in[scanned_ - 1] == '\r';
@@ -108,6 +107,12 @@ http_codec::progress http_codec::consume_header(std::string& in) {
       if (!read_head(head)) return progress::failed;
       stage_ = stage::body;
       return progress::head;
+    }
+    if (line.empty() && !blank_seen_) {  // one empty line before a request: RFC 9112 2.2
+      blank_seen_ = true;
+      in.erase(0, 2);
+      scanned_ = 0;
+      return consume_header(in);
     }
     if (!screen_line(line)) return progress::failed;
     ++lines_;
@@ -172,6 +177,7 @@ bool http_codec::read_head(std::string_view head) {
     std::transform(name.begin(), name.end(), name.begin(), lower);
     request_.fields.emplace_back(std::move(name), std::string(field.value()));
   }
+  blank_seen_ = false;
   raw_body_.clear();
   chunk_ = chunk_stage::size;
   chunk_line_.clear();

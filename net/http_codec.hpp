@@ -69,6 +69,7 @@ class http_codec {
   const options& bounds_;
   stage stage_ = stage::header;
   bool in_header_ = false;
+  bool blank_seen_ = false;  // an empty line before the request
   http_request request_;
   http_failure failure_;
   std::unique_ptr<beast_parser> parser_;

@@ -67,8 +67,11 @@ bool json_type(std::string_view type) {
          (type.size() == 16 || type[16] == ';' || type[16] == ' ');
 }
 
-bool is_own_host(std::string_view host, std::string_view port) {
-  for (const std::string_view name : {"localhost", "127.0.0.1", "[::1]"}) {
+// `authority` is the address that we listen on: HOST:PORT.
+bool is_own_host(std::string_view host, std::string_view authority) {
+  const auto port = authority.substr(authority.rfind(':'));
+  const auto bound = authority.substr(0, authority.size() - port.size());
+  for (const std::string_view name : {bound, {"localhost"}, {"127.0.0.1"}, {"[::1]"}}) {
     if (host.size() < name.size() || !same_text(host.substr(0, name.size()), name)) continue;
     const auto rest = host.substr(name.size());
     if (rest.empty() || rest == port) return true;
@@ -120,6 +123,7 @@ void http_session::pump() {
       handle();
       if (done_) answering_ = false, answer_.reset();
     }
+    if (step == http_codec::progress::complete) head_only_ = false;
   }
   pumping_ = false;
   const bool waits = answering_ || peer_.output_full();
@@ -210,11 +214,9 @@ void http_session::respond_error(const error& why,
   body += '}';
   if (status == 0) status = wire_form(why.code).status;
   std::string fields(extra);
-  if (why.code == errc::exhausted) {
-    // A server that drains will not take the retry; another one may.
-    if (!core_.engine.ready() && status == 429) status = 503;
-    if (status == 429 || status == 503) fields += "Retry-After: 1\r\n";
-  }
+  // A server that drains will not take the retry; another one may.
+  if (status == 429 && !core_.engine.ready()) status = 503;
+  if (status == 429 || status == 503) fields += "Retry-After: 1\r\n";
   respond(status, "application/json", body, fields);
 }
 
@@ -259,7 +261,7 @@ bool http_session::check_peer() {
   const auto& bounds = core_.bounds;
   const auto* host = asked.find("host");
   if (host != nullptr && (core_.http_loopback || !bounds.allowed_hosts.empty())) {
-    const bool own = core_.http_loopback && is_own_host(*host, core_.http_authority_port);
+    const bool own = core_.http_loopback && is_own_host(*host, core_.http_authority);
     if (!own && !listed(bounds.allowed_hosts, *host)) {
       respond_error(invalid("Host", "this Host is not allowed; net.allowed_hosts lists others"),
                     403);
@@ -270,7 +272,7 @@ bool http_session::check_peer() {
   if (origin != nullptr) {
     const bool plain = origin->starts_with("http://");
     const bool own = core_.http_loopback && plain &&
-                     is_own_host(std::string_view(*origin).substr(7), core_.http_authority_port);
+                     is_own_host(std::string_view(*origin).substr(7), core_.http_authority);
     if ((!own && !listed(bounds.allowed_origins, *origin)) || asked.count("origin") != 1) {
       respond_error(
           invalid("Origin", "this Origin is not allowed; net.allowed_origins lists others"), 403);
@@ -292,9 +294,11 @@ bool http_session::admit() {
     respond_error({errc::not_found, "nothing is served at this path"}, 404);
     return false;
   }
-  if (asked.method != row->method) {
-    respond_error(invalid("", "this path takes " + std::string(row->method)), 405,
-                  "method_not_allowed", "Allow: " + std::string(row->method) + "\r\n");
+  const std::string takes = row->method;
+  if (asked.method != takes && !(takes == "GET" && head_only_)) {
+    const std::string allowed = takes == "GET" ? "GET, HEAD" : takes;
+    respond_error(invalid("", "this path takes " + takes), 405, "method_not_allowed",
+                  "Allow: " + allowed + "\r\n");
     return false;
   }
   if (const auto* expect = asked.find("expect");
@@ -373,7 +377,8 @@ void http_session::post() {
 void http_session::upgrade() {
   const auto& asked = codec_.request();
   const auto* version = asked.find("sec-websocket-version");
-  const bool wanted = asked.minor == 1 && asked.list_has("upgrade", "websocket") &&
+  const bool wanted = asked.method == "GET" && asked.minor == 1 &&
+                      asked.list_has("upgrade", "websocket") &&
                       asked.list_has("connection", "upgrade");
   if (!wanted || version == nullptr || *version != "13") {
     return respond_error(invalid("Sec-WebSocket-Version", "this path speaks WebSocket version 13"),

@@ -22,7 +22,6 @@ class listener {
   status open(const std::string& address, const char* field);
   void close();
   const std::string& address() const noexcept { return address_; }  // the real one
-  std::string port() const { return address_.substr(address_.rfind(':')); }
   bool loopback() const noexcept { return loopback_; }
 
  private:

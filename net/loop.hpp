@@ -54,7 +54,7 @@ class loop_core {
   uv_loop_t loop{};
   std::shared_ptr<port> events;
   std::unordered_set<connection*> connections;
-  std::string http_authority_port;  // ":8080", as it stands in Host
+  std::string http_authority;  // "127.0.0.1:8080", as it stands in Host
   bool http_loopback = true;
   bool accepting = true;
   std::uint64_t next_name = 0;  // makes answer ids unique in this process

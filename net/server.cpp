@@ -48,7 +48,7 @@ struct server::state {
     uv_timer_start(&ticker, on_tick, tick_milliseconds, tick_milliseconds);
     if (!core.bounds.http.empty()) {
       FORETOKEN_TRY(http.open(core.bounds.http, "net.http"));
-      core.http_authority_port = http.port();
+      core.http_authority = http.address();
       core.http_loopback = http.loopback();
     }
     if (!core.bounds.tcp.empty()) FORETOKEN_TRY(tcp.open(core.bounds.tcp, "net.tcp"));

@@ -25,7 +25,7 @@ class client {
     to.sin_family = AF_INET;
     to.sin_port =
         htons(static_cast<std::uint16_t>(std::stoi(address.substr(address.rfind(':') + 1))));
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    inet_pton(AF_INET, address.substr(0, address.rfind(':')).c_str(), &to.sin_addr);
     connected_ = ::connect(fd_, reinterpret_cast<sockaddr*>(&to), sizeof to) == 0;
   }
   client(const client&) = delete;

@@ -109,6 +109,17 @@ TEST_CASE("http_codec: chunked and counted bodies come out whole, split at every
   }
 }
 
+TEST_CASE("http_codec: one empty line before a request is skipped, however it is split") {
+  const foretoken::net::options bounds;
+  for (const std::size_t step : {std::size_t{1}, std::size_t{2}, std::size_t{3}, std::size_t{99}}) {
+    CAPTURE(step);
+    http_codec codec(bounds);
+    CHECK(read(codec, "\r\n" + get("Host: a\r\n"), step) == progress::complete);
+    http_codec other(bounds);
+    CHECK(read(other, "\r\n\r\n" + get("Host: a\r\n"), step) == progress::failed);
+  }
+}
+
 TEST_CASE("http_codec: a second message after the first is left for the next call") {
   const foretoken::net::options bounds;
   http_codec codec(bounds);

@@ -38,7 +38,7 @@ TEST_CASE("server: refusals carry their status") {
       {get("/v1/models/other"), " 404 "},
       {get("/v1/completions"), " 405 "},
       // Its answer has a length and no body: only the close ends it.
-      {"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", " 405 "},
+      {"HEAD /tokenize HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", " 405 "},
       {post("/metrics", "{}"), " 405 "},
       {"GET /healthz HTTP/1.1\r\nHost: evil.example\r\n\r\n", " 403 "},
       {"GET /healthz HTTP/1.1\r\nHost: localhost:1\r\n\r\n", " 403 "},
@@ -65,9 +65,59 @@ TEST_CASE("server: refusals carry their status") {
     peer.send(row.bytes);
     CHECK(has(peer.answer(), row.status));
   }
-  client other(it.http());
-  other.send(post("/v1/completions", "{\"prompt\":\"full\"}"));
-  CHECK(has(other.answer(), "Retry-After: 1"));
+}
+
+TEST_CASE("server: HEAD is answered as GET without its body") {
+  running_server it;
+  for (const char* path : {"/healthz", "/readyz", "/metrics", "/v1/models", "/v1/models/fake",
+                           "/v1/models/other", "/v1/stream"}) {
+    CAPTURE(path);
+    client one(it.http()), other(it.http());
+    one.send(get(path));
+    auto wanted = one.answer();
+    wanted.resize(wanted.find("\r\n\r\n") + 4);
+    const std::string head = "HEAD" + get(path, "Connection: keep-alive\r\n").substr(3);
+    other.send(head + get("/healthz", "Connection: close\r\n"));
+    const auto all = other.to_end();
+    CHECK(all.starts_with(wanted + "HTTP/1.1 200 OK"));
+    CHECK(has(all, "{\"status\":\"ok\"}"));
+  }
+  client peer(it.http());  // an error after it has its body again
+  peer.send("HEAD" + get("/healthz").substr(3) + "broken\r\n");
+  CHECK(has(peer.to_end(), "\"code\":\"invalid_argument\""));
+}
+
+TEST_CASE("server: what may be tried again says when") {
+  running_server it;
+  for (const char* prompt : {"full", "fail"}) {
+    CAPTURE(prompt);
+    client peer(it.http());
+    peer.send(post("/v1/completions", "{\"prompt\":\"" + std::string(prompt) + "\"}"));
+    CHECK(has(peer.answer(), "\r\nRetry-After: 1\r\n"));
+  }
+  it.engine.is_ready = false;
+  client peer(it.http());
+  peer.send(post("/v1/completions", "{\"prompt\":\"full\"}") + get("/readyz"));
+  for (int i = 0; i < 2; ++i) {
+    const auto answer = peer.answer();
+    CHECK(has(answer, " 503 "));
+    CHECK(has(answer, "\r\nRetry-After: 1\r\n"));
+  }
+}
+
+TEST_CASE("server: the address that it listens on is its own Host and Origin") {
+  fake_engine engine;
+  net::options chosen;
+  chosen.http = "127.0.0.2:0";
+  chosen.tcp = "";
+  const auto made = net::server::start(engine, chosen);
+  REQUIRE(made);
+  const auto own = (*made)->http_address();
+  client peer(own);
+  peer.send("GET /healthz HTTP/1.1\r\nHost: " + own + "\r\nOrigin: http://" + own + "\r\n\r\n");
+  CHECK(has(peer.answer(), " 200 "));
+  peer.send("GET /healthz HTTP/1.1\r\nHost: 127.0.0.3\r\n\r\n");
+  CHECK(has(peer.answer(), " 403 "));
 }
 
 TEST_CASE("server: a framing error ends the connection after one 400") {
