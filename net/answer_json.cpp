@@ -78,7 +78,9 @@ const char* reason_name(actors::finish_reason reason) noexcept {
 void write_error(std::string& out, const error& why, const char* code) {
   const auto form = wire_form(why.code);
   out += "{\"message\":";
-  write_json_string(out, why.message);
+  // Many clients show the message only, and the engine's begin after the name: "must be at most".
+  const bool named = why.field.empty() || why.message.find(why.field) != std::string::npos;
+  write_json_string(out, named ? why.message : why.field + ": " + why.message);
   out += ",\"type\":";
   write_json_string(out, form.type);
   out += ",\"param\":";

@@ -111,7 +111,7 @@ bool connection::output_full() const noexcept {
 
 std::size_t connection::unread_stream_bytes() {
   const auto taken = taken_bytes();
-  while (!large_.empty() && large_.front().end <= taken) large_.pop_front();
+  std::erase_if(large_, [&](const auto& message) { return message.end <= taken; });
   auto counted = pending_bytes();
   for (const auto& [end, bytes] : large_) {
     counted -= static_cast<std::size_t>(std::min<std::uint64_t>(bytes, end - taken));

@@ -15,10 +15,10 @@
 
 #include <uv.h>
 
-#include <deque>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/counters.hpp"
 #include "net/loop.hpp"
@@ -87,7 +87,7 @@ class connection {
     std::uint64_t end;  // in written_bytes_
     std::size_t bytes;
   };
-  std::deque<large_message> large_;  // not wholly taken yet
+  std::vector<large_message> large_;  // not wholly taken yet
   time_point progress_{}, finish_by_{};
 };
 

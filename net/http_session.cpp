@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstdio>
 
 #include "net/answer_json.hpp"
@@ -77,6 +78,21 @@ bool is_own_host(std::string_view host, std::string_view authority) {
     if (rest.empty() || rest == port) return true;
   }
   return false;
+}
+
+// "%20" and the like as the bytes they stand for; what is none of these stays.
+std::string percent_decoded(std::string_view text) {
+  std::string out;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    unsigned byte = 0;
+    const auto* digits = text.data() + i + 1;
+    const bool escape =
+        text[i] == '%' && i + 2 < text.size() &&
+        std::from_chars(digits, digits + 2, byte, 16) == std::from_chars_result{digits + 2, {}};
+    out += escape ? static_cast<char>(byte) : text[i];
+    if (escape) i += 2;
+  }
+  return out;
 }
 
 bool listed(const std::vector<std::string>& list, std::string_view value) {
@@ -344,7 +360,8 @@ void http_session::show_models() {
   if (path == "/v1/models") {
     return respond(200, "application/json", "{\"object\":\"list\",\"data\":[" + one + "]}");
   }
-  if (path.substr(std::string_view("/v1/models/").size()) == model.name) {
+  const auto name = std::string_view(path).substr(std::string_view("/v1/models/").size());
+  if (percent_decoded(name) == model.name) {
     return respond(200, "application/json", one);
   }
   respond_error({errc::not_found, "no such model is served here", "model"});

@@ -75,6 +75,7 @@ void tcp_lines::take_line(std::string_view line) {
 void tcp_lines::refuse_and_close(const error& why) {
   core_.metrics().tcp_errors.add();
   messages_.refuse(why);
+  messages_.abandon_all();  // nobody will read the answers
   peer_.close_after_flush();
 }
 

@@ -21,9 +21,9 @@ namespace foretoken::test {
 class fake_engine final : public actors::engine {
  public:
   fake_engine() : worker_([this] { work(); }) {
-    info_.name = "fake";
-    info_.context = 128;
-    info_.created = 7;
+    info.name = "fake";
+    info.context = 128;
+    info.created = 7;
   }
   ~fake_engine() override {
     {
@@ -53,7 +53,7 @@ class fake_engine final : public actors::engine {
   result<std::string> detokenize(const std::vector<token>& ids) const override {
     std::string text;
     for (const auto id : ids) {
-      if (id >= 128) return invalid("tokens", "no such token");
+      if (id >= 128) return invalid("tokens", "no such id");
       text += static_cast<char>(id);
     }
     return text;
@@ -66,7 +66,7 @@ class fake_engine final : public actors::engine {
     }
     changed_.notify_all();
   }
-  const actors::model_info& model() const noexcept override { return info_; }
+  const actors::model_info& model() const noexcept override { return info; }
   actors::engine_stats stats() const override { return {}; }
   bool ready() const noexcept override { return is_ready; }
   bool healthy() const noexcept override { return true; }
@@ -84,6 +84,7 @@ class fake_engine final : public actors::engine {
     std::unique_lock hold(guard_);
     return changed_.wait_for(hold, std::chrono::seconds(10), [&] { return last_ >= count; });
   }
+  actors::model_info info;            // so is this
   std::string page = "# HELP x y\n";  // set before a client asks
   std::atomic<int> cancels{0};
   std::atomic<bool> is_ready{true};
@@ -186,7 +187,6 @@ class fake_engine final : public actors::engine {
     }
   }
 
-  actors::model_info info_;
   counters metrics_;
   std::mutex guard_;
   std::condition_variable changed_;

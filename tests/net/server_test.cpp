@@ -87,6 +87,30 @@ TEST_CASE("server: HEAD is answered as GET without its body") {
   CHECK(has(peer.to_end(), "\"code\":\"invalid_argument\""));
 }
 
+TEST_CASE("server: a model is found by its name, percent-encoded as clients do") {
+  running_server it;
+  it.engine.info.name = "A model/1%";
+  for (const auto& [path, status] : {std::pair{"/v1/models/A%20model%2F1%25", " 200 "},
+                                     {"/v1/models/A%20model%2f1%25", " 200 "},
+                                     {"/v1/models/A%20model%2F1%", " 200 "},
+                                     {"/v1/models/A%20model", " 404 "},
+                                     {"/v1/models/%zz", " 404 "},
+                                     {"/v1/models/", " 404 "}}) {
+    CAPTURE(path);
+    client peer(it.http());
+    peer.send(get(path));
+    CHECK(has(peer.answer(), status));
+  }
+}
+
+TEST_CASE("server: an error's message names the parameter once") {
+  running_server it;
+  client peer(it.http());
+  peer.send(post("/detokenize", "{\"tokens\":[500]}") + post("/tokenize", "{}"));
+  CHECK(has(peer.answer(), "\"message\":\"tokens: no such id\""));
+  CHECK(has(peer.answer(), "\"message\":\"text is required\""));
+}
+
 TEST_CASE("server: what may be tried again says when") {
   running_server it;
   for (const char* prompt : {"full", "fail"}) {
