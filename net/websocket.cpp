@@ -118,7 +118,12 @@ void websocket::begin_frame(int opcode, bool fin, std::uint64_t payload_bytes) {
     if (++pongs_ > core_.bounds.websocket_pongs_max) close(1008, "too many pings");
     return;
   }
-  if (opcode == WSLAY_CONNECTION_CLOSE || opcode == WSLAY_PONG) return;
+  if (opcode == WSLAY_CONNECTION_CLOSE) {
+    // wslay takes half a close code for none.
+    if (payload_bytes == 1) close(1002, "");
+    return;
+  }
+  if (opcode == WSLAY_PONG) return;
   if (!in_message_) message_begun_ = now();
   in_message_ = true;
   if (!fin && ++fragments_ > core_.bounds.websocket_fragments_max)
