@@ -47,7 +47,7 @@ void request_book::add(accepted_request added, time_point now) {
   const bool scored = request.echo && request.sampling.logprobs >= 0;
   for (std::size_t i = 0; i < count; ++i) {
     live.choices.push_back(
-        {choice_stream(words_, request), 0, 0, false, now, finish_reason::cancelled});
+        {choice_stream(words_, request), 0, false, now, finish_reason::cancelled});
     const sequence_id sequence{++last_sequence_};
     live.sequences.push_back(sequence);
     owners_[sequence] = {id, i};
@@ -138,7 +138,6 @@ void request_book::apply(live_request& live,
          now);
     return;
   }
-  part.crashes = 0;
   token_event out;
   out.choice = static_cast<int>(index);
   if (!step.scores.empty()) part.text.echo_scores(*live.what.prompt, step.scores, out);
@@ -226,14 +225,11 @@ void request_book::erase(request_map::iterator at) {
 }
 
 void request_book::executor_lost(time_point now, bool ordered) {
-  const auto suspects = plans_.in_flight();
-  plans_.device_lost();
-  if (ordered) return;
-  for (const auto sequence : suspects) {
-    const auto owner = owners_.find(sequence);
+  for (const auto& suspect : plans_.device_lost(ordered)) {
+    if (!suspect.alone || suspect.deaths < limits_.crashes_max) continue;
+    const auto owner = owners_.find(suspect.id);
     if (owner == owners_.end()) continue;
-    const auto [id, index] = owner->second;
-    if (++requests_.at(id).choices[index].crashes < limits_.crashes_max) continue;
+    const auto id = owner->second.first;
     fail(id, {errc::device, "the executor failed repeatedly on this request"}, now);
     finish_if_done(id, now);
   }

@@ -37,7 +37,7 @@ struct accepted_request {
 };
 
 struct book_limits {
-  int crashes_max = 3;  // executor deaths without progress before a request fails
+  int crashes_max = 3;  // executor deaths without progress, the last alone, before a request fails
 };
 
 class request_book {
@@ -54,7 +54,8 @@ class request_book {
   void cancel_all(time_point now);
   std::optional<model::micro_batch> plan(time_point now);
   void complete(const model::step_result& done, time_point now);
-  // `ordered`: it was killed by command, so no request is to blame.
+  // `ordered`: it was killed by command, so no request is to blame. Otherwise a request fails when
+  // it was the only one running and has now met crashes_max deaths.
   void executor_lost(time_point now, bool ordered = false);
   // Hands every event gathered since the last call to its sink, one call a sink.
   void deliver();
@@ -64,7 +65,6 @@ class request_book {
   struct choice {
     choice_stream text;
     int generated = 0;
-    int crashes = 0;
     bool ended = false;
     time_point last{};
     finish_reason reason = finish_reason::cancelled;

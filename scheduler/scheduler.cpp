@@ -22,6 +22,7 @@ struct planned_slice {
 struct flight {
   std::uint64_t step = 0;
   bool decodes = false;
+  bool alone = false;  // holds one suspect and nobody else
   std::vector<planned_slice> slices;
   std::vector<page_id> sources;  // leased until the copies have been made
 };
@@ -44,6 +45,8 @@ struct batch_scheduler::state {
   void plan_decodes(model::micro_batch& batch, flight& plan);
   int admit_waiting();
   void plan_prefills(model::micro_batch& batch, flight& plan);
+  void plan_alone(model::micro_batch& batch, flight& plan);
+  int prefill_rows_max() const;
   void emit(sequence& one, int count, model::micro_batch& batch, flight& plan);
   bool make_room(sequence& one);
   void take_scores(sequence& one,
@@ -60,6 +63,7 @@ struct batch_scheduler::state {
   std::uint64_t next_decode = 0, next_prefill = 0;  // orders where the next turn begins
   std::uint64_t prompt_tokens_computed = 0;
   bool short_of_pages = false;  // in this plan()
+  bool alone_next = false;      // a suspect's turn, when there is one
   int rows = 0;                 // of the plan being made
 };
 
@@ -140,17 +144,18 @@ bool batch_scheduler::state::make_room(sequence& one) {
 
 void batch_scheduler::state::plan_decodes(model::micro_batch& batch, flight& plan) {
   for (const flight& before : flights) {
-    if (before.decodes) return;
+    if (before.decodes && !before.alone) return;
   }
   std::vector<sequence*> ready;  // oldest first: they have the first right to pages
   for (const auto& [order, one] : book.running()) {
-    if (!one->ended && !one->finished() && one->in_flight == 0 && one->decoding())
+    if (one->may_run() && !one->suspected() && one->in_flight == 0 && one->decoding())
       ready.push_back(one);
   }
   // A step smaller than the set of decoding sequences still leaves a quarter to prompts.
   const bool prompts =
       std::any_of(book.running().begin(), book.running().end(), [](const auto& each) {
-        return !each.second->ended && !each.second->finished() && each.second->prefilling();
+        const sequence& one = *each.second;
+        return one.may_run() && !one.suspected() && one.prefilling();
       });
   const int room = limits.step_tokens_max - (prompts ? limits.step_tokens_max / 4 : 0);
   if (static_cast<int>(ready.size()) > room) {
@@ -181,32 +186,52 @@ int batch_scheduler::state::admit_waiting() {
   return joined;
 }
 
+// Prompt tokens that may still join this step: few when somebody waits for his next token.
+int batch_scheduler::state::prefill_rows_max() const {
+  const int room = limits.step_tokens_max - rows;
+  const bool decoding =
+      std::any_of(book.running().begin(), book.running().end(), [](const auto& each) {
+        const sequence& one = *each.second;
+        return one.may_run() && !one.prefilling() && one.generated() > 0;
+      });
+  return decoding ? std::min(limits.prefill_chunk, room) : room;
+}
+
 void batch_scheduler::state::plan_prefills(model::micro_batch& batch, flight& plan) {
   std::vector<sequence*> ready;
-  bool decoding = false;
   for (const auto& [order, one] : book.running()) {
-    if (one->ended || one->finished()) continue;
-    if (one->prefilling()) {
-      ready.push_back(one);
-    } else {
-      decoding = decoding || one->generated() > 0;
-    }
+    if (one->may_run() && !one->suspected() && one->prefilling()) ready.push_back(one);
   }
-  const int room = limits.step_tokens_max - rows;
-  int left = decoding ? std::min(limits.prefill_chunk, room) : room;
+  int left = prefill_rows_max();
   const auto turn = std::find_if(ready.begin(), ready.end(),
                                  [&](const sequence* one) { return one->order >= next_prefill; });
   std::rotate(ready.begin(), turn, ready.end());
   for (sequence* one : ready) {
     if (left <= 0) break;
-    int count = std::min(left, one->known() - one->planned);
-    // A replay with scores still owed: rows of the prompt and rows behind it do not share a slice.
-    if (one->asked.score_prompt && one->planned < one->prompt_size()) {
-      count = std::min(count, one->prompt_size() - one->planned);
-    }
+    const int count = one->next_chunk(left);
     emit(*one, count, batch, plan);
     left -= count;
     next_prefill = one->order + 1;
+  }
+}
+
+// One suspect by itself: the one with the most deaths, so that a cause is soon found, then the
+// oldest.
+void batch_scheduler::state::plan_alone(model::micro_batch& batch, flight& plan) {
+  std::vector<sequence*> ready;
+  for (const auto& [order, one] : book.running()) {
+    if (!one->may_run() || !one->suspected()) continue;
+    if (one->prefilling() || (one->decoding() && one->in_flight == 0)) ready.push_back(one);
+  }
+  std::stable_sort(ready.begin(), ready.end(),
+                   [](const sequence* a, const sequence* b) { return a->deaths > b->deaths; });
+  for (sequence* one : ready) {
+    if (!one->running) continue;  // preempted for the one before
+    plan.decodes = one->decoding();
+    if (plan.decodes && !make_room(*one)) continue;
+    emit(*one, plan.decodes ? 1 : one->next_chunk(prefill_rows_max()), batch, plan);
+    plan.alone = true;
+    return;
   }
 }
 
@@ -217,11 +242,17 @@ std::optional<model::micro_batch> batch_scheduler::plan() {
   flight plan;
   s.rows = 0;
   s.short_of_pages = false;
-  s.plan_decodes(batch, plan);
-  // A replayed sequence may find everything but its last token in the cache: it decodes at once.
-  if (s.admit_waiting() > 0) s.plan_decodes(batch, plan);
-  s.plan_prefills(batch, plan);
+  if (s.alone_next) s.plan_alone(batch, plan);
+  if (!plan.alone) {
+    plan.decodes = false;
+    s.plan_decodes(batch, plan);
+    // A replayed sequence may find everything but its last token in the cache: it decodes at once.
+    if (s.admit_waiting() > 0) s.plan_decodes(batch, plan);
+    s.plan_prefills(batch, plan);
+  }
+  if (batch.slices.empty()) s.plan_alone(batch, plan);
   if (batch.slices.empty()) return std::nullopt;
+  s.alone_next = !plan.alone;
   batch.step = plan.step = ++s.step;
   s.flights.push_back(std::move(plan));
   return batch;
@@ -248,6 +279,7 @@ std::optional<progress> batch_scheduler::state::take(const planned_slice& slice,
   const int prompt = one->prompt_size();
   --one->in_flight;
   one->done = slice.position + slice.count;
+  if (one->done >= one->suspect_until) one->suspect_until = one->deaths = 0;
   prompt_tokens_computed +=
       static_cast<std::uint64_t>(std::max(std::min(one->done, prompt) - slice.position, 0));
   if (one->ended) {
@@ -299,19 +331,21 @@ void batch_scheduler::end(sequence_id id) {
   s.book.erase(*one);
 }
 
-void batch_scheduler::device_lost() {
-  state_->flights.clear();
-  state_->book.device_lost();
-}
-
-std::vector<sequence_id> batch_scheduler::in_flight() const {
-  std::vector<sequence_id> ids;
-  for (const flight& each : state_->flights) {
-    for (const planned_slice& slice : each.slices) {
-      if (std::find(ids.begin(), ids.end(), slice.id) == ids.end()) ids.push_back(slice.id);
+std::vector<suspect> batch_scheduler::device_lost(bool ordered) {
+  state& s = *state_;
+  std::vector<suspect> out;
+  if (!ordered && !s.flights.empty()) {
+    const flight& ran = s.flights.front();
+    for (const planned_slice& slice : ran.slices) {
+      sequence* one = s.book.find(slice.id);
+      if (one == nullptr || one->ended) continue;
+      one->suspect_until = std::max(one->suspect_until, slice.position + slice.count);
+      out.push_back({slice.id, ++one->deaths, ran.slices.size() == 1});
     }
   }
-  return ids;
+  s.flights.clear();
+  s.book.device_lost();
+  return out;
 }
 
 int batch_scheduler::cached_tokens(sequence_id id) const {

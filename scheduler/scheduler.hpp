@@ -10,6 +10,11 @@
 //
 // Micro-batches in flight run in order on one lane. At most one of them holds decode rows (so decoding
 // sequences merge into one batch); the other credit is for prefill chunks staged behind it.
+//
+// Suspects: when the device dies, one of the sequences it was running may be the cause. Each of them
+// is computed alone in its micro-batches until it is past the point where the device died; these
+// take turns with the micro-batches of everybody else. So a death in a micro-batch of one names the
+// cause, and nobody is blamed for another's.
 
 #include <cstdint>
 #include <memory>
@@ -42,6 +47,13 @@ struct progress {
   std::optional<model::sampled> next;       // a new token; it is already part of the sequence
 };
 
+// A sequence that the device was running when it died.
+struct suspect {
+  sequence_id id{};
+  int deaths = 0;      // this one and those before it at which the sequence had come no further
+  bool alone = false;  // nothing else ran: it is the cause
+};
+
 struct scheduler_stats {
   int waiting = 0, running = 0;
   int in_flight = 0;                        // micro-batches
@@ -65,10 +77,10 @@ class batch_scheduler {
   // a micro-batch with it is in flight, the release happens as that one completes. Unknown id: ignored.
   void end(sequence_id id);
   // The executor died: micro-batches in flight are void, the pool is reset, running sequences go to the
-  // front of the queue in their old order. Their tokens so far are kept.
-  void device_lost();
-  // Ids that were part of the micro-batches in flight (to count crashes); call before device_lost().
-  std::vector<sequence_id> in_flight() const;
+  // front of the queue in their old order. Their tokens so far are kept. Returns the sequences of the
+  // micro-batch that was running, the oldest in flight; staged ones never ran and are not among them.
+  // `ordered`: it was killed by command, so nobody is suspected.
+  std::vector<suspect> device_lost(bool ordered = false);
 
   // Prompt tokens that needed no computing when the sequence was first admitted.
   int cached_tokens(sequence_id id) const;

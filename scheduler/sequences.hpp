@@ -38,6 +38,10 @@ struct sequence {
   // It waits for `blocker` to compute their common prefix of `blocker_tokens`.
   sequence_id blocker{};
   int blocker_tokens = 0;
+  // The device died while it computed positions up to suspect_until; deaths so far without coming
+  // past that point. Chunks before it prove nothing: a replay computes them each time.
+  int suspect_until = 0;
+  int deaths = 0;
 
   int known() const noexcept { return static_cast<int>(tokens.size()); }
   int prompt_size() const noexcept { return static_cast<int>(asked.prompt->size()); }
@@ -47,8 +51,17 @@ struct sequence {
     if (failed) return true;
     return asked.max_tokens > 0 ? generated() >= asked.max_tokens : prompt_reported;
   }
+  bool may_run() const noexcept { return !ended && !finished(); }
   bool decoding() const noexcept { return generated() > 0 && planned == known() - 1; }
   bool prefilling() const noexcept { return planned < known() && !decoding(); }
+  // Rows of its next prefill slice. With scores still owed, rows of the prompt and rows behind it
+  // do not share a slice.
+  int next_chunk(int rows_max) const noexcept {
+    const int end = asked.score_prompt && planned < prompt_size() ? prompt_size() : known();
+    return rows_max < end - planned ? rows_max : end - planned;
+  }
+  // Computed alone until the slice at which the device died has been completed.
+  bool suspected() const noexcept { return deaths > 0; }
   bool prefilling_prompt() const noexcept { return done < prompt_size() && !finished(); }
 };
 

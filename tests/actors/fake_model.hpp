@@ -4,6 +4,7 @@
 // hash of the history it finds in its own pages. A wrong page, position or replay therefore changes
 // the text.
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <memory>
@@ -33,10 +34,19 @@ inline token next_token(const std::vector<token>& history) {
   return static_cast<token>('a' + static_cast<int>((hash >> 20) % 26));
 }
 
+// A sequence that begins with `first` kills the device that computes its position `position`.
+struct poison {
+  token first = -1;
+  int position = 0;
+};
+
 class fake_device final : public model::ops {
  public:
-  fake_device(int pages, std::shared_ptr<std::atomic<int>> steps_left)
+  fake_device(int pages,
+              std::shared_ptr<std::atomic<int>> steps_left,
+              std::vector<poison> poisons = {})
       : steps_left_(std::move(steps_left)),
+        poisons_(std::move(poisons)),
         memory_(static_cast<std::size_t>(pages * page_tokens), -1) {}
   const model::hyperparameters& shape() const noexcept override { return shape_; }
   int rows_max() const noexcept override { return 512; }
@@ -52,6 +62,7 @@ class fake_device final : public model::ops {
       for (std::size_t i = 0; i < slice.tokens.size(); ++i) {
         at(slice, slice.position + static_cast<int>(i)) = slice.tokens[i];
       }
+      if (kills(slice)) return error{errc::device, "poisoned"};
     }
     return {};
   }
@@ -87,6 +98,12 @@ class fake_device final : public model::ops {
       if (target >= 0) answer.scores.push_back({target, -2.0f, {}, false});
     }
   }
+  bool kills(const model::slice& slice) {
+    const int end = slice.position + static_cast<int>(slice.tokens.size());
+    return std::any_of(poisons_.begin(), poisons_.end(), [&](const poison& one) {
+      return at(slice, 0) == one.first && one.position >= slice.position && one.position < end;
+    });
+  }
   token& cell(page_id page, int offset) {
     return memory_.at(static_cast<std::size_t>(static_cast<int>(page) * page_tokens + offset));
   }
@@ -97,6 +114,7 @@ class fake_device final : public model::ops {
 
   model::hyperparameters shape_ = fake_shape();
   std::shared_ptr<std::atomic<int>> steps_left_;
+  std::vector<poison> poisons_;
   std::vector<token> memory_;
   const model::micro_batch* batch_ = nullptr;
 };

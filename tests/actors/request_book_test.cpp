@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "actors/request_book.hpp"
 
+#include <deque>
+
 #include <doctest/doctest.h>
 
 #include "fake_model.hpp"
@@ -13,11 +15,20 @@ namespace {
 
 // The batcher's plain objects and a fake device, driven step by step.
 struct bench {
-  explicit bench(int pages = 64)
+  explicit bench(int pages = 64,
+                 std::vector<testing::poison> poisons_ = {},
+                 scheduler::options chosen = {},
+                 int crashes_max = 3)
       : books(pages),
-        plans({}, books),
-        book(plans, testing::fake_words(), metrics, {.crashes_max = 3}),
-        device(std::make_unique<testing::fake_device>(pages, nullptr)) {}
+        plans(chosen, books),
+        book(plans, testing::fake_words(), metrics, {.crashes_max = crashes_max}),
+        poisons(std::move(poisons_)) {
+    new_device();
+  }
+
+  void new_device() {
+    device = std::make_unique<testing::fake_device>(books.pages(), nullptr, poisons);
+  }
 
   request_id add(const std::string& prompt, generate_request request) {
     accepted_request accepted;
@@ -42,6 +53,25 @@ struct bench {
     book.deliver();
     return true;
   }
+  // As an executor with two credits: runs micro-batches in order; a death voids the staged one too.
+  void run_with_deaths() {
+    std::deque<model::micro_batch> flying;
+    for (int i = 0; i < 20000; ++i) {
+      while (auto batch = book.plan({})) flying.push_back(std::move(*batch));
+      if (flying.empty()) return;
+      if (auto done = model::forward(*device, flying.front())) {
+        flying.pop_front();
+        book.complete(*done, {});
+      } else {
+        ++deaths;
+        flying.clear();
+        new_device();
+        book.executor_lost({});
+      }
+      book.deliver();
+    }
+    FAIL("the requests do not end");
+  }
   void run() {
     for (int i = 0; i < 10000 && step(); ++i) {
     }
@@ -52,8 +82,10 @@ struct bench {
   scheduler::batch_scheduler plans;
   std::shared_ptr<testing::recorder> sink = std::make_shared<testing::recorder>();
   request_book book;
+  std::vector<testing::poison> poisons;
   std::unique_ptr<testing::fake_device> device;
   std::uint64_t last = 0;
+  int deaths = 0;
 };
 
 generate_request tokens(int count) {
@@ -61,6 +93,34 @@ generate_request tokens(int count) {
   request.max_tokens = count;
   return request;
 }
+
+// The code of the error that ended a request; nothing when it ended well or not at all.
+std::optional<errc> failure_of(const bench& b, request_id id) {
+  for (const auto& one : b.sink->events()) {
+    if (one.request != id) continue;
+    if (const auto* failed = std::get_if<error_event>(&one.what)) return failed->failure.code;
+  }
+  return std::nullopt;
+}
+
+// Innocent streams with prompts of many lengths, some behind one shared beginning.
+struct innocents {
+  void add(bench& b, int count, int tokens_each) {
+    for (int i = 0; i < count; ++i) {
+      auto prompt = "innocent " + std::string(static_cast<std::size_t>(7 * i), 'x');
+      prompt += static_cast<char>('a' + i);
+      all.emplace_back(b.add(prompt, tokens(tokens_each)),
+                       testing::expected_text(prompt, tokens_each));
+    }
+  }
+  void check(const bench& b) const {
+    for (const auto& [id, text] : all) {
+      CHECK(b.sink->text(id) == text);
+      CHECK_FALSE(failure_of(b, id).has_value());
+    }
+  }
+  std::vector<std::pair<request_id, std::string>> all;
+};
 
 }  // namespace
 
@@ -167,6 +227,100 @@ TEST_CASE("request_book: a request that kills the executor every time fails alon
   CHECK(b.sink->terminal() == 1);
   CHECK(std::holds_alternative<error_event>(b.sink->events().back().what));
   CHECK_FALSE(b.book.plan({}));
+}
+
+TEST_CASE("request_book: innocents beside a poison lose nothing, and the poison fails") {
+  for (const int position : {0, 5, 11, 12, 20, 100, 139}) {  // prompt of 12, 140 positions in all
+    for (const int crashes_max : {1, 2, 3, 5}) {
+      CAPTURE(position);
+      CAPTURE(crashes_max);
+      bench b(512, {{'!', position}}, {}, crashes_max);
+      innocents others;
+      others.add(b, 4, 150);
+      const auto poison = b.add("!poison here", tokens(129));
+      others.add(b, 4, 150);
+      b.run_with_deaths();
+      others.check(b);
+      CHECK(failure_of(b, poison) == errc::device);
+      CHECK(b.sink->terminal() == 9);
+      // A first death among others only makes suspects.
+      CHECK(b.deaths == std::max(crashes_max, 2));
+      CHECK(b.books.counts().used == 0);
+    }
+  }
+}
+
+TEST_CASE("request_book: two poisons fail, each by its own deaths") {
+  for (const int second : {0, 8, 30, 31, 60}) {
+    CAPTURE(second);
+    bench b(512, {{'!', 30}, {'?', second}});
+    innocents others;
+    others.add(b, 4, 100);
+    const auto one = b.add("!poison", tokens(80));
+    const auto two = b.add("?another", tokens(80));
+    others.add(b, 4, 100);
+    b.run_with_deaths();
+    others.check(b);
+    CHECK(failure_of(b, one) == errc::device);
+    CHECK(failure_of(b, two) == errc::device);
+    CHECK(b.deaths <= 6);
+  }
+}
+
+TEST_CASE("request_book: a staged micro-batch that never ran is not to blame") {
+  bench b;
+  const auto one = b.add("first", tokens(5));
+  REQUIRE(b.book.plan({}));
+  const auto two = b.add("second", tokens(5));
+  for (int death = 0; death < 10; ++death) {
+    CAPTURE(death);
+    while (b.book.plan({})) {
+    }
+    b.book.executor_lost({});
+    b.book.deliver();
+    if (b.sink->terminal() == 0) continue;
+    CHECK(failure_of(b, one) == errc::device);
+    break;
+  }
+  CHECK(b.sink->terminal() == 1);
+  b.new_device();
+  b.run();
+  CHECK(b.sink->text(two) == testing::expected_text("second", 5));
+}
+
+TEST_CASE("request_book: a poison deep in a long prompt fails; a long prompt beside it does not") {
+  scheduler::options small;
+  small.step_tokens_max = 32;
+  small.prefill_chunk = 16;
+  for (const int position : {0, 100, 290}) {
+    CAPTURE(position);
+    bench b(512, {{'!', position}}, small);
+    innocents others;
+    others.add(b, 3, 40);
+    const auto poison = b.add("!" + std::string(299, 'p'), tokens(10));
+    const auto prompt = std::string(300, 'q');
+    const auto beside = b.add(prompt, tokens(10));
+    b.run_with_deaths();
+    others.check(b);
+    CHECK(b.sink->text(beside) == testing::expected_text(prompt, 10));
+    CHECK(failure_of(b, poison) == errc::device);
+    CHECK(b.deaths == 3);
+  }
+}
+
+TEST_CASE("request_book: deaths without a cause fail nobody who comes further between them") {
+  bench b(512);
+  innocents others;
+  others.add(b, 8, 60);
+  for (int round = 0; round < 30; ++round) {
+    const auto ran = b.book.plan({});
+    if (!ran) break;
+    b.book.executor_lost({});
+    b.new_device();
+    for (int i = 0; i < 40; ++i) b.step();  // every suspect gets past its point
+  }
+  b.run();
+  others.check(b);
 }
 
 TEST_CASE("request_book: a pool too small for all preempts and loses nothing") {

@@ -81,7 +81,7 @@ TEST_CASE("scheduler: one sequence goes through prompt, decode and end") {
   CHECK(batch->slices[0].sample_last);
   CHECK(batch->slices[0].prompt == nullptr);
   CHECK_FALSE(plans.plan().has_value());  // its next token is not known yet
-  CHECK(plans.in_flight() == std::vector<sequence_id>{id(1)});
+  CHECK(plans.stats().in_flight == 1);
   auto news = plans.complete(answer(*batch));
   REQUIRE(news.size() == 1);
   CHECK(news[0].prompt_done);
@@ -294,8 +294,8 @@ TEST_CASE("scheduler: a lost device means recomputing, not losing tokens") {
   plans.complete(answer(*plans.plan()));
   auto lost = plans.plan();
   REQUIRE(lost.has_value());
-  plans.device_lost();
-  CHECK(plans.in_flight().empty());
+  plans.device_lost(true);
+  CHECK(plans.stats().in_flight == 0);
   CHECK(books.counts() == page_counts{16, 0, 0});
   CHECK(plans.stats().recovered == 1);
   auto again = plans.plan();
@@ -307,6 +307,59 @@ TEST_CASE("scheduler: a lost device means recomputing, not losing tokens") {
   REQUIRE(news.size() == 1);
   CHECK_FALSE(news[0].prompt_done);
   CHECK(news[0].next->id == 7002);
+}
+
+TEST_CASE(
+    "scheduler: suspects of a death run alone, in turn with the others, until they are past it") {
+  kv_cache books(64);
+  batch_scheduler plans({}, books);
+  for (int i = 1; i <= 2; ++i) REQUIRE(plans.add(make(i, 20, 9, 1000 * i)).has_value());
+  plans.complete(answer(*plans.plan()));
+  auto ran = plans.plan();
+  REQUIRE(plans.add(make(3, 20, 9, 3000)).has_value());
+  REQUIRE(plans.plan().has_value());  // staged
+  const auto suspects = plans.device_lost();
+  REQUIRE(suspects.size() == 2);
+  for (const auto& each : suspects) {
+    CHECK(each.deaths == 1);
+    CHECK_FALSE(each.alone);
+  }
+  std::vector<std::vector<sequence_id>> steps;
+  for (int i = 0; i < 4; ++i) {
+    const auto batch = plans.plan();
+    REQUIRE(batch.has_value());
+    auto& ids = steps.emplace_back();
+    for (const auto& part : batch->slices) ids.push_back(part.sequence);
+    plans.complete(answer(*batch));
+  }
+  CHECK(steps[0] == std::vector{id(3)});  // the staged one is nobody's suspect
+  CHECK(steps[1] == std::vector{id(1)});
+  CHECK(steps[2] == std::vector{id(1), id(3)});  // past the point: with the others again
+  CHECK(steps[3] == std::vector{id(2)});
+  const auto batch = plans.plan();
+  REQUIRE(batch.has_value());
+  CHECK(batch->slices.size() == 3);
+}
+
+TEST_CASE(
+    "scheduler: a suspect stays one until it is past the chunk that died, whatever came before") {
+  kv_cache books(64);
+  options limits;
+  limits.step_tokens_max = 16;
+  limits.credits = 1;
+  batch_scheduler plans(limits, books);
+  REQUIRE(plans.add(make(1, 60, 2)).has_value());
+  for (int death = 1; death <= 3; ++death) {
+    for (int chunk = 0; chunk < 2; ++chunk) plans.complete(answer(*plans.plan()));
+    REQUIRE(plans.plan()->slices[0].position == 32);
+    const auto suspects = plans.device_lost();
+    REQUIRE(suspects.size() == 1);
+    CHECK(suspects[0].alone);
+    CHECK(suspects[0].deaths == death);
+  }
+  for (int chunk = 0; chunk < 3; ++chunk) plans.complete(answer(*plans.plan()));
+  REQUIRE(plans.plan().has_value());
+  CHECK(plans.device_lost()[0].deaths == 1);  // it came further: a new count
 }
 
 TEST_CASE("scheduler: every prompt token but the first is scored once, also across a lost device") {
@@ -326,7 +379,7 @@ TEST_CASE("scheduler: every prompt token but the first is scored once, also acro
     std::vector<token> seen;
     int tokens = 0, dones = 0;
     for (int step = 0; step < 50; ++step) {
-      if (step == 2) plans.device_lost();
+      if (step == 2) plans.device_lost(true);
       auto batch = plans.plan();
       if (!batch) break;
       for (const auto& part : batch->slices) {
@@ -391,7 +444,7 @@ TEST_CASE("scheduler: a preempted sequence that finds all but one token cached d
   REQUIRE(plans.add(make(1, 20, 9)).has_value());
   plans.complete(answer(*plans.plan()));
   plans.complete(answer(*plans.plan()));
-  plans.device_lost();
+  plans.device_lost(true);
   // Another one computes the same beginning and leaves it in the cache while the first waits.
   const auto pages = *books.allocate(2);
   std::vector<token> tokens = *make(1, 20, 1).prompt;

@@ -51,6 +51,8 @@ struct client {
   int max_tokens = 0;
   bool score = false, done_seen = false, ended = false;
   int scores_seen = 0;
+  int kills_at = -1;  // poison: the device dies when it computes this position
+  int killed = 0;     // devices so far
 };
 
 struct world {
@@ -71,7 +73,10 @@ struct world {
   std::vector<token> read_history(const model::slice& part, const client& owner, int count);
   void complete_one();
   void take(const scheduler::progress& news);
-  void lose_device();
+  void run_next();
+  void lose_device(bool ordered);
+  void die_of(client& poison);
+  client* poison_in(const model::micro_batch& batch);
   void check_plan(const model::micro_batch& batch);
   void check_books();
   void fold(std::uint64_t value) { out.fingerprint = mix(out.fingerprint ^ value); }
@@ -89,6 +94,7 @@ struct world {
   std::deque<model::step_result> executed;  // results of the oldest ones of `flying`
   std::uint64_t next_id = 1;
   int open = 0;
+  int poison_percent = 0, crashes_max = 3;
 };
 
 void world::start() {
@@ -99,6 +105,8 @@ void world::start() {
   limits.step_tokens_max = random.between(3, 96);
   limits.prefill_chunk = random.between(1, limits.step_tokens_max);
   limits.credits = random.between(1, 3);
+  poison_percent = random.chance(30) ? random.between(1, 30) : 0;
+  crashes_max = random.between(1, 4);
   plans = std::make_unique<scheduler::batch_scheduler>(limits, *books);
   memory.resize(static_cast<std::size_t>(pages) * page_tokens);
   for (int i = 0; i < 4; ++i) {
@@ -120,6 +128,9 @@ void world::add_client() {
     c.prompt.push_back(random.below(3));
   c.score = random.chance(15);
   c.max_tokens = random.chance(8) ? 0 : random.between(1, 60);
+  if (random.chance(poison_percent)) {
+    c.kills_at = random.below(static_cast<int>(c.prompt.size()) + std::max(c.max_tokens - 1, 0));
+  }
   auto sampling = std::make_shared<model::sampling_parameters>();
   if (random.chance(30)) sampling->repetition_penalty = 1.1f;
   scheduler::new_sequence added;
@@ -216,8 +227,9 @@ std::vector<token> world::read_history(const model::slice& part, const client& o
 }
 
 model::slice_result world::compute(const model::slice& part) {
-  const client& owner = clients.at(part.sequence);
+  client& owner = clients.at(part.sequence);
   const int end = part.position + static_cast<int>(part.tokens.size());
+  if (part.position > owner.kills_at) owner.killed = 0;  // the cache helped it past its own poison
   if (!owner.ended) read_history(part, owner, part.position);
   for (int p = part.position; p < end; ++p) {
     const int written = planted == fault::wrong_position && p % 37 == 5 ? p + 1 : p;
@@ -299,15 +311,60 @@ void world::take(const scheduler::progress& news) {
 
 void world::complete_one() {
   if (flying.empty()) return;
-  if (executed.empty()) execute(flying.front());
+  if (executed.empty()) run_next();
+  if (executed.empty()) return;  // it died
   const model::step_result result = std::move(executed.front());
   executed.pop_front();
   flying.pop_front();
   for (const auto& news : plans->complete(result)) take(news);
 }
 
-void world::lose_device() {
-  plans->device_lost();
+client* world::poison_in(const model::micro_batch& batch) {
+  for (const auto& part : batch.slices) {
+    client& owner = clients.at(part.sequence);
+    const int end = part.position + static_cast<int>(part.tokens.size());
+    if (owner.kills_at >= part.position && owner.kills_at < end) return &owner;
+  }
+  return nullptr;
+}
+
+// The oldest micro-batch that has not run yet.
+void world::run_next() {
+  const auto& batch = flying[executed.size()];
+  if (client* poison = poison_in(batch))
+    die_of(*poison);
+  else
+    execute(batch);
+}
+
+// What was reported before the death has arrived before it.
+void world::die_of(client& poison) {
+  while (!executed.empty()) complete_one();
+  ++out.poison_deaths;
+  if (!poison.ended && ++poison.killed > std::max(crashes_max, 2))
+    fail("a poison killed more devices than it may");
+  lose_device(false);
+}
+
+void world::lose_device(bool ordered) {
+  std::vector<sequence_id> ran;
+  if (!flying.empty()) {
+    const auto& blamed = planted == fault::blame_staged ? flying.back() : flying.front();
+    for (const auto& part : blamed.slices) ran.push_back(part.sequence);
+  }
+  for (const auto& suspect : plans->device_lost(ordered)) {
+    client& owner = clients.at(suspect.id);
+    if (ordered) fail("a death by command has suspects");
+    if (std::find(ran.begin(), ran.end(), suspect.id) == ran.end())
+      fail("a suspect was not running");
+    if (!suspect.alone) continue;
+    if (owner.kills_at < 0) fail("an innocent sequence is blamed for a death");
+    if (suspect.deaths < crashes_max) continue;
+    plans->end(suspect.id);
+    owner.ended = true;
+    --open;
+    ++out.condemned;
+  }
   flying.clear();
   executed.clear();
   for (cell& c : memory) c = {};
@@ -334,22 +391,24 @@ outcome run(std::uint64_t seed, fault planted) {
     else if (roll < 14 + cancel_percent)
       w.cancel_one();
     else if (roll < 18 + loss_percent) {
-      if (roll >= 18) w.lose_device();
+      if (roll >= 18) w.lose_device(true);
     } else if (roll < 55)
       w.plan_one();
     else if (roll < 65 && w.executed.size() < w.flying.size())
-      w.execute(w.flying[w.executed.size()]);
+      w.run_next();
     else
       w.complete_one();
     if (roll == 99 && w.random.chance(20)) w.books->trim(w.random.below(8));
     if (i % 16 == 0) w.check_books();
   }
   // No more faults: everything must come to its end within a bound on the work left.
-  int bound = 0;
+  int bound = 0, poisons = 0;
   for (const auto& [id, c] : w.clients) {
-    if (!c.ended)
-      bound += 8 * static_cast<int>(c.prompt.size() + static_cast<std::size_t>(c.max_tokens)) + 8;
+    if (c.ended) continue;
+    bound += 8 * static_cast<int>(c.prompt.size() + static_cast<std::size_t>(c.max_tokens)) + 8;
+    poisons += c.kills_at < 0 ? 0 : 1;
   }
+  bound *= 1 + 4 * poisons;  // each death computes everything again
   while (w.open > 0 && w.out.failure.empty()) {
     w.plan_one();
     if (w.flying.empty()) w.fail("work is left, nothing is in flight and nothing is planned");

@@ -33,11 +33,14 @@ TEST_CASE("simulation: every sequence gets exactly its tokens, whatever happens 
     sum.copies += one.copies;
     sum.finished += one.finished;
     sum.cancelled += one.cancelled;
+    sum.poison_deaths += one.poison_deaths;
+    sum.condemned += one.condemned;
   }
   MESSAGE("steps " << sum.steps << ", tokens " << sum.tokens << ", finished " << sum.finished
                    << ", cancelled " << sum.cancelled << ", preemptions " << sum.preemptions
                    << ", recovered " << sum.recovered << ", cached tokens " << sum.cached
-                   << ", page copies " << sum.copies);
+                   << ", page copies " << sum.copies << ", deaths by poison " << sum.poison_deaths
+                   << ", poisons ended " << sum.condemned);
   // A simulation that never met these would prove little.
   if (seeds < 1000) return;
   CHECK(sum.finished > 10000);
@@ -46,6 +49,8 @@ TEST_CASE("simulation: every sequence gets exactly its tokens, whatever happens 
   CHECK(sum.recovered > 500);
   CHECK(sum.cached > 10000);
   CHECK(sum.copies > 1000);
+  CHECK(sum.poison_deaths > 1000);
+  CHECK(sum.condemned > 500);
 }
 
 TEST_CASE("simulation: the same seed makes the same plans") {
@@ -59,7 +64,8 @@ TEST_CASE("simulation: the same seed makes the same plans") {
 
 // The harness must be able to fail: each planted fault is seen within a few seeds.
 TEST_CASE("simulation: planted faults are found") {
-  for (const fault planted : {fault::skip_copies, fault::forget_page, fault::wrong_position}) {
+  for (const fault planted :
+       {fault::skip_copies, fault::forget_page, fault::wrong_position, fault::blame_staged}) {
     CAPTURE(static_cast<int>(planted));
     bool found = false;
     for (std::uint64_t seed = 1; seed <= 50 && !found; ++seed)
