@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "actors/batcher_actor.hpp"
 
+#include <algorithm>
+
 #include "actors/mailbox.hpp"
-#include "base/log.hpp"
 
 namespace foretoken::actors {
 namespace {
 
-time_point clock_now() {
-  return std::chrono::steady_clock::now();
-}
+// The longest that a timer outlives the batcher, which its message keeps from being freed.
+constexpr std::chrono::seconds timer_max{1};
 
 class batcher_state : public batcher_actor::base {
  public:
@@ -17,7 +17,10 @@ class batcher_state : public batcher_actor::base {
       : batcher_actor::base(config),
         parts_(std::move(parts)),
         plans_(parts_.chosen->scheduler, *parts_.pages),
-        book_(plans_, parts_.model->words, *parts_.metrics, {parts_.chosen->crashes_max}) {}
+        book_(plans_,
+              parts_.model->words,
+              *parts_.metrics,
+              {parts_.chosen->crashes_max, parts_.chosen->executor_wait_max}) {}
 
   const char* name() const override { return "batcher"; }
 
@@ -49,6 +52,8 @@ class batcher_state : public batcher_actor::base {
           handled();
           epoch_ = message.epoch;
           executor_ = message.executor;
+          parts_.metrics->mailbox_executor.set(0);  // its predecessor's died with it
+          book_.executor_up();
           advance();
         },
         [this](const executor_lost& message) {
@@ -58,12 +63,18 @@ class batcher_state : public batcher_actor::base {
           book_.executor_lost(clock_now(), message.ordered);
           advance();
         },
+        [this](const end_stranded&) {
+          watching_ = false;
+          advance();
+        },
     };
   }
 
   void on_exit() override { executor_ = nullptr; }  // a kept handle would keep its thread
 
  private:
+  // CAF's clock: the steady one, and virtual time under a test's coordinator.
+  time_point clock_now() { return clock().now(); }
   void handled() { parts_.metrics->mailbox_batcher.add(-1); }
 
   // The next step leaves before the events of the last one are handed out.
@@ -74,8 +85,19 @@ class batcher_state : public batcher_actor::base {
       tell(parts_.metrics->mailbox_executor, executor_,
            run_step{std::make_shared<const model::micro_batch>(*std::move(batch))});
     }
+    watch_stranded();
     book_.deliver();
     publish();
+  }
+
+  // While there is no executor: one timer for all requests that wait.
+  void watch_stranded() {
+    if (executor_ || watching_) return;
+    const auto now = clock_now();
+    const auto due = book_.end_stranded(now);
+    if (!due) return;
+    watching_ = true;
+    delayed_send(this, std::min<time_point::duration>(*due - now, timer_max), end_stranded{});
   }
 
   void publish() {
@@ -98,6 +120,7 @@ class batcher_state : public batcher_actor::base {
   std::uint64_t epoch_ = 0;
   std::uint64_t preemptions_ = 0, recovered_ = 0;
   int running_ = 0;
+  bool watching_ = false;
 };
 
 }  // namespace

@@ -24,7 +24,6 @@ namespace {
 
 using namespace std::chrono_literals;
 constexpr auto load_timeout = 3600s;  // CAF's own duration knows no hours
-constexpr auto answer_timeout = 2s;
 
 std::uint64_t random_bits() {
   std::random_device source;
@@ -59,7 +58,7 @@ class running_engine final : public engine {
     }
     model_ = std::move(prepared);
     spawn_actors();
-    return {};
+    return await_executor_up();
   }
 
   result<request_id> submit(generate_request request, std::shared_ptr<event_sink> sink) override {
@@ -185,11 +184,21 @@ class running_engine final : public engine {
     handles_.supervisor =
         spawn_supervisor(*system_, {model_, chosen_, metrics_, handles_.batcher, handles_.tokenizer,
                                     handles_.cache_manager, keeper, broken_, true});
-    // Ready means an executor is up: the supervisor starts it before it answers.
+  }
+
+  // A device that never came up is an error of the start, not of every request.
+  status await_executor_up() {
+    status out;
     caf::scoped_actor self(*system_);
-    self->request(handles_.supervisor, answer_timeout, ping{})
-        .receive([](pong) {},
-                 [&](const caf::error& why) { log::error("engine", "{}", system_->render(why)); });
+    self->request(handles_.supervisor, load_timeout, await_executor{})
+        .receive(
+            [&](const start_outcome& outcome) {
+              if (!outcome.up) out = error{errc::device, "no device came up: " + outcome.why};
+            },
+            [&](const caf::error& why) {
+              out = error{errc::internal, system_->render(why)};
+            });
+    return out;
   }
 
   status take_place() {

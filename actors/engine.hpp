@@ -45,7 +45,9 @@ using load_progress =
 
 class engine {
  public:
-  // Loads the model and starts the actors; returns when requests can be answered.
+  // Loads the model and starts the actors; returns when an executor is up and requests can be
+  // answered. Errors: the model's; device when executors died several times in a row before one
+  // was.
   static result<std::unique_ptr<engine>> start(options chosen, load_progress progress = {});
   virtual ~engine() = default;  // stop(0s) when still running
 

@@ -2,7 +2,7 @@
 #include "actors/executor_actor.hpp"
 
 #include "actors/mailbox.hpp"
-#include "base/log.hpp"
+#include "base/assert.hpp"
 #include "model/forward.hpp"
 
 namespace foretoken::actors {
@@ -16,10 +16,14 @@ class executor_state : public executor_actor::base {
   const char* name() const override { return "executor"; }
 
   behavior_type make_behavior() override {
-    return {[this](const run_step& message) {
-      parts_.metrics->mailbox_executor.add(-1);
-      run(*message.batch);
-    }};
+    set_exception_handler([](std::exception_ptr& thrown) { return what_of(thrown); });
+    return {
+        [this](const prepare_device&) { return prepare(); },
+        [this](const run_step& message) {
+          parts_.metrics->mailbox_executor.add(-1);
+          run(*message.batch);
+        },
+    };
   }
 
   void on_exit() override {
@@ -28,30 +32,43 @@ class executor_state : public executor_actor::base {
   }
 
  private:
-  // The device is made here, not in the constructor: this runs on the executor's own thread.
-  status prepare() {
-    if (device_) return {};
+  // Not in the constructor: this runs on the executor's own thread.
+  caf::result<device_ready> prepare() {
     auto made = parts_.make_device();
-    if (!made) return made.error();
+    if (!made) return die(made.error());
     device_ = std::move(made).value();
-    return {};
+    return device_ready{};
   }
 
   void run(const model::micro_batch& batch) {
     const auto begun = std::chrono::steady_clock::now();
-    const auto prepared = prepare();
-    if (!prepared) return die(prepared.error());
+    FORETOKEN_ASSERT(device_ != nullptr);
     auto outcome = model::forward(*device_, batch);
-    if (!outcome) return die(outcome.error());
+    if (!outcome) {
+      die(outcome.error());
+      return;
+    }
     tell(parts_.metrics->mailbox_batcher, parts_.batcher,
          step_done{parts_.epoch,
                    std::make_shared<const model::step_result>(std::move(outcome).value()),
                    std::chrono::steady_clock::now() - begun});
   }
 
-  void die(const error& why) {
-    log::error("executor", "device failed: {}", to_string(why));
-    quit(caf::make_error(caf::sec::runtime_error, to_string(why)));
+  caf::error die(const error& why) {
+    auto reason = caf::make_error(caf::sec::runtime_error, to_string(why));
+    quit(reason);
+    return reason;
+  }
+
+  // A device that throws has failed like one that says so.
+  static caf::error what_of(const std::exception_ptr& thrown) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const std::exception& why) {
+      return caf::make_error(caf::sec::runtime_error, std::string(why.what()));
+    } catch (...) {
+      return caf::make_error(caf::sec::runtime_error, std::string("an unknown exception"));
+    }
   }
 
   executor_parts parts_;

@@ -11,8 +11,9 @@ struct executor_parts {
   std::shared_ptr<counters> metrics;
 };
 
-// One per device, on a thread of its own: takes a micro-batch, runs the forward pass, reports. Dies
-// when its device fails; the supervisor then starts a successor. REQUIRES to be called from an
+// One per device, on a thread of its own: makes the device when told, then takes micro-batches,
+// runs the forward pass, reports. Dies when its device cannot be made or fails; the supervisor then
+// starts a successor. REQUIRES to be called from an
 // actor. `detached` is false only under a test's coordinator.
 executor_actor spawn_executor(caf::local_actor& parent, executor_parts parts, bool detached);
 

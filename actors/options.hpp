@@ -27,7 +27,9 @@ struct options {
   int worker_threads = 1;                         // CAF workers for the event-based actors
   std::chrono::milliseconds restart_backoff{10};  // doubles up to restart_backoff_max
   std::chrono::milliseconds restart_backoff_max{1000};
-  int crashes_max = 3;  // executor deaths without a new token before a request fails
+  int crashes_max = 3;  // executor deaths that a request causes, coming no further, before it fails
+  std::chrono::milliseconds executor_wait_max{
+      30'000};  // a request without any executor: then it fails
   cpu::options cpu;
   scheduler::options scheduler;
 };

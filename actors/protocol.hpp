@@ -50,12 +50,15 @@ struct step_done {
   std::shared_ptr<const model::step_result> result;
   std::chrono::nanoseconds took{};
 };
+struct end_stranded {};  // time to look who has waited too long for an executor
 struct executor_lost {
   std::uint64_t epoch = 0;
   bool ordered = false;  // killed by command: no request is to blame
 };
 
 // -- executor
+struct prepare_device {};
+struct device_ready {};
 struct run_step {
   std::shared_ptr<const model::micro_batch> batch;
 };
@@ -96,10 +99,14 @@ struct model_loaded {
 // -- supervisor
 struct restart_executor {};  // an operator's or a test's command: kill it, start anew
 struct executor_due {};      // the back-off is over
-struct ping {};
-struct pong {};
+struct await_executor {};    // answered when one is up, or when the first ones have failed in a row
+struct start_outcome {
+  bool up = false;
+  std::string why;  // not up: the last failure
+};
 
-using executor_actor = caf::typed_actor<caf::reacts_to<run_step>>;
+using executor_actor =
+    caf::typed_actor<caf::replies_to<prepare_device>::with<device_ready>, caf::reacts_to<run_step>>;
 struct executor_up {
   std::uint64_t epoch = 0;
   executor_actor executor;
@@ -109,7 +116,8 @@ using batcher_actor = caf::typed_actor<caf::reacts_to<submit>,
                                        caf::reacts_to<cancel_every_request>,
                                        caf::reacts_to<step_done>,
                                        caf::reacts_to<executor_up>,
-                                       caf::reacts_to<executor_lost>>;
+                                       caf::reacts_to<executor_lost>,
+                                       caf::reacts_to<end_stranded>>;
 using tokenizer_actor = caf::typed_actor<caf::reacts_to<encode_prompt>,
                                          caf::reacts_to<encode_text>,
                                          caf::reacts_to<cancel_request>>;
@@ -120,7 +128,7 @@ using metrics_actor = caf::typed_actor<caf::reacts_to<sample_metrics>>;
 using model_loader_actor = caf::typed_actor<caf::replies_to<load_model>::with<model_loaded>>;
 using supervisor_actor = caf::typed_actor<caf::reacts_to<restart_executor>,
                                           caf::reacts_to<executor_due>,
-                                          caf::replies_to<ping>::with<pong>>;
+                                          caf::replies_to<await_executor>::with<start_outcome>>;
 
 }  // namespace foretoken::actors
 
@@ -130,6 +138,9 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::cancel_every_request)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::step_done)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::executor_lost)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::executor_up)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::end_stranded)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::prepare_device)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::device_ready)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::run_step)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::encode_prompt)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::encode_text)
@@ -142,5 +153,5 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::load_model)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::model_loaded)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::restart_executor)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::executor_due)
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::ping)
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::pong)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::await_executor)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::start_outcome)

@@ -225,6 +225,7 @@ void request_book::erase(request_map::iterator at) {
 }
 
 void request_book::executor_lost(time_point now, bool ordered) {
+  without_executor_since_ = now;
   for (const auto& suspect : plans_.device_lost(ordered)) {
     if (!suspect.alone || suspect.deaths < limits_.crashes_max) continue;
     const auto owner = owners_.find(suspect.id);
@@ -233,6 +234,26 @@ void request_book::executor_lost(time_point now, bool ordered) {
     fail(id, {errc::device, "the executor failed repeatedly on this request"}, now);
     finish_if_done(id, now);
   }
+}
+
+std::optional<time_point> request_book::end_stranded(time_point now) {
+  if (!without_executor_since_) return std::nullopt;
+  std::vector<request_id> ended;
+  std::optional<time_point> next;
+  for (const auto& [id, live] : requests_) {
+    const auto due =
+        std::max(*without_executor_since_, live.what.accepted) + limits_.executor_wait_max;
+    if (due <= now) {
+      ended.push_back(id);
+    } else if (!next || due < *next) {
+      next = due;
+    }
+  }
+  for (const auto id : ended) {
+    fail(id, {errc::device, "no executor came up in time; try again later"}, now);
+    finish_if_done(id, now);
+  }
+  return next;
 }
 
 void request_book::emit(const live_request& live, decltype(event::what) what) {

@@ -38,6 +38,7 @@ struct accepted_request {
 
 struct book_limits {
   int crashes_max = 3;  // executor deaths without progress, the last alone, before a request fails
+  std::chrono::milliseconds executor_wait_max{30'000};  // a request without any executor
 };
 
 class request_book {
@@ -57,6 +58,10 @@ class request_book {
   // `ordered`: it was killed by command, so no request is to blame. Otherwise a request fails when
   // it was the only one running and has now met crashes_max deaths.
   void executor_lost(time_point now, bool ordered = false);
+  void executor_up() { without_executor_since_.reset(); }
+  // While no executor is up: ends every request that has waited executor_wait_max for one. Returns
+  // when the next one will have; nothing when nobody waits or an executor is up.
+  std::optional<time_point> end_stranded(time_point now);
   // Hands every event gathered since the last call to its sink, one call a sink.
   void deliver();
   std::size_t open() const noexcept { return requests_.size(); }
@@ -104,6 +109,7 @@ class request_book {
   request_map requests_;
   std::unordered_map<sequence_id, std::pair<request_id, std::size_t>> owners_;
   std::uint64_t last_sequence_ = 0;
+  std::optional<time_point> without_executor_since_ = time_point{};  // no executor is up
   std::vector<std::pair<std::shared_ptr<event_sink>, std::vector<event>>> outbox_;
 };
 

@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "actors/supervisor_actor.hpp"
 
-#include <algorithm>
+#include <utility>
 
 #include "actors/executor_actor.hpp"
 #include "actors/mailbox.hpp"
+#include "actors/restart_policy.hpp"
 #include "base/log.hpp"
 
 namespace foretoken::actors {
 namespace {
+
+// Far above what any device takes; one that hangs in its making is given up then.
+constexpr std::chrono::seconds device_timeout{600};
 
 class supervisor_state : public supervisor_actor::base {
  public:
   supervisor_state(caf::actor_config& config, supervisor_parts parts)
       : supervisor_actor::base(config),
         parts_(std::move(parts)),
-        backoff_(parts_.chosen->restart_backoff) {}
+        restarts_(parts_.chosen->restart_backoff, parts_.chosen->restart_backoff_max) {}
 
   const char* name() const override { return "supervisor"; }
 
@@ -31,11 +35,12 @@ class supervisor_state : public supervisor_actor::base {
           if (executor_) send_exit(executor_, caf::exit_reason::kill);
         },
         [this](const executor_due&) { start_executor(); },
-        [](const ping&) { return pong{}; },
+        [this](const await_executor&) { return await(); },
     };
   }
 
   void on_exit() override {
+    answer({false, "the engine stopped"});
     executor_ = nullptr;
     parts_.batcher = nullptr;
     parts_.tokenizer = nullptr;
@@ -50,17 +55,40 @@ class supervisor_state : public supervisor_actor::base {
     executor_ =
         spawn_executor(*this, {epoch, parts_.model->make_device, parts_.batcher, parts_.metrics},
                        parts_.detached_executor);
-    started_ = std::chrono::steady_clock::now();
-    parts_.metrics->mailbox_executor.set(0);
+    request(executor_, device_timeout, prepare_device{})
+        .then([this, epoch](device_ready) { on_up(epoch); },
+              [this, epoch](const caf::error& why) {  // every other failure comes as its death
+                if (why == caf::sec::request_timeout && epoch == epoch_ && executor_)
+                  send_exit(executor_, why);
+              });
+  }
+
+  // Nobody hears of an executor before its device exists.
+  void on_up(std::uint64_t epoch) {
+    if (epoch != epoch_ || !executor_ || !parts_.batcher || stopping_) return;
+    up_ = true;
+    restarts_.came_up(clock().now());
     parts_.metrics->executor_up.set(1);
+    if (restarts_.deaths() > 0) log::info("supervisor", "an executor is up again");
     tell(parts_.metrics->mailbox_batcher, parts_.batcher, executor_up{epoch, executor_});
+    answer({true, {}});
+  }
+
+  caf::result<start_outcome> await() {
+    if (up_) return start_outcome{true, {}};
+    waiting_.push_back(make_response_promise<start_outcome>());
+    return waiting_.back();
+  }
+
+  void answer(const start_outcome& outcome) {
+    for (auto& each : std::exchange(waiting_, {})) each.deliver(outcome);
   }
 
   void on_down(const caf::down_msg& down) {
     if (executor_ && down.source == executor_.address()) {
       executor_ = nullptr;
       parts_.metrics->executor_up.set(0);
-      if (!stopping_) return schedule_restart(down.reason == caf::exit_reason::kill);
+      if (!stopping_) return schedule_restart(down.reason);
     } else if (!stopping_) {
       log::error("supervisor", "an actor died: {}", system().render(down.reason));
       parts_.broken->store(true);
@@ -77,16 +105,28 @@ class supervisor_state : public supervisor_actor::base {
     if (handle && down.source == handle.address()) handle = nullptr;
   }
 
-  // The wait doubles with each death in a row and starts over after a quiet second.
-  void schedule_restart(bool ordered) {
+  // A device's own words, when there are any.
+  std::string text_of(const caf::error& reason) {
+    const auto& words = reason.context();
+    return words.match_elements<std::string>() ? words.get_as<std::string>(0)
+                                               : system().render(reason);
+  }
+
+  void schedule_restart(const caf::error& reason) {
     if (!parts_.batcher) return;
-    tell(parts_.metrics->mailbox_batcher, parts_.batcher, executor_lost{epoch_, ordered});
+    const bool ordered = reason == caf::exit_reason::kill;
+    if (std::exchange(up_, false))
+      tell(parts_.metrics->mailbox_batcher, parts_.batcher, executor_lost{epoch_, ordered});
     parts_.metrics->executor_restarts.add();
-    if (std::chrono::steady_clock::now() - started_ > std::chrono::seconds(1))
-      backoff_ = parts_.chosen->restart_backoff;
-    log::warn("supervisor", "executor down; a new one starts in {} ms", backoff_.count());
-    delayed_send(this, backoff_, executor_due{});
-    backoff_ = std::min(backoff_ * 2, parts_.chosen->restart_backoff_max);
+    const auto next = restarts_.died(clock().now(), ordered);
+    const auto why = ordered ? std::string("by command") : text_of(reason);
+    if (next.alarm) {
+      log::error("supervisor", "the executor died {} times in a row: {}", next.deaths, why);
+      answer({false, why});
+    }
+    log::warn("supervisor", "executor down ({}); a new one starts in {} ms", why,
+              next.wait.count());
+    delayed_send(this, next.wait, executor_due{});
   }
 
   void on_stop(const caf::exit_msg& exit) {
@@ -108,8 +148,9 @@ class supervisor_state : public supervisor_actor::base {
   supervisor_parts parts_;
   executor_actor executor_;
   std::uint64_t epoch_ = 0;
-  std::chrono::milliseconds backoff_;
-  std::chrono::steady_clock::time_point started_{};
+  bool up_ = false;  // its device exists and the batcher knows it
+  restart_policy restarts_;
+  std::vector<caf::typed_response_promise<start_outcome>> waiting_;
   bool stopping_ = false;
   int awaited_ = 0;
 };

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "actors/engine.hpp"
 
+#include <limits>
+
 #include <doctest/doctest.h>
 
 #include "actors/handles.hpp"
+#include "actors/restart_policy.hpp"
 #include "fake_model.hpp"
 
 using namespace foretoken;
@@ -159,6 +162,47 @@ TEST_CASE("engine: executors killed in mid-stream change no byte") {
   }
   REQUIRE(sink->wait(8));
   for (const auto& [id, text] : all) CHECK(sink->text(id) == text);
+}
+
+TEST_CASE(
+    "engine: a device that comes up late is ready only then; one that never does is an error") {
+  options chosen;
+  chosen.restart_backoff = chosen.restart_backoff_max = 1ms;
+  auto late = std::make_shared<std::atomic<int>>(restart_policy::alarm_deaths - 1);
+  auto running = actors::start(chosen, testing::fake_model(64, nullptr, late), nullptr);
+  REQUIRE(running);
+  CHECK((*running)->ready());
+  auto never = std::make_shared<std::atomic<int>>(std::numeric_limits<int>::max());
+  const auto refused = actors::start(chosen, testing::fake_model(64, nullptr, never), nullptr);
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().code == errc::device);
+  CHECK(refused.error().message.find("no such device") != std::string::npos);
+}
+
+TEST_CASE(
+    "engine: without any executor it is not ready and requests fail in time, then it recovers") {
+  options chosen;
+  chosen.restart_backoff = chosen.restart_backoff_max = 1ms;
+  chosen.executor_wait_max = 20ms;
+  auto failures = std::make_shared<std::atomic<int>>(0);
+  auto started = actors::start(chosen, testing::fake_model(64, nullptr, failures), nullptr);
+  REQUIRE(started);
+  auto& running = **started;
+  failures->store(std::numeric_limits<int>::max());
+  caf::anon_send(handles_of(running).supervisor, restart_executor{});
+  while (running.ready()) std::this_thread::sleep_for(1ms);
+  auto sink = std::make_shared<testing::recorder>();
+  REQUIRE(running.submit(ask("hello", 5), sink));
+  REQUIRE(sink->wait(1));
+  const auto last = sink->events().back();
+  REQUIRE(std::holds_alternative<error_event>(last.what));
+  CHECK(std::get<error_event>(last.what).failure.code == errc::device);
+  CHECK_FALSE(running.ready());
+  failures->store(0);
+  while (!running.ready()) std::this_thread::sleep_for(1ms);
+  const auto id = running.submit(ask("hello", 5), sink);
+  REQUIRE(sink->wait(2));
+  CHECK(sink->text(*id) == testing::expected_text("hello", 5));
 }
 
 TEST_CASE("engine: stop lets streams finish within the drain and refuses new ones") {

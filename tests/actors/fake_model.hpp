@@ -147,8 +147,11 @@ inline std::shared_ptr<const tokenizer::tokenizer> fake_words() {
 }
 
 // `steps_left`: the device fails once that many steps were run in all; null = never.
+// `failures_left`: so many devices cannot be made; null = none.
 inline std::shared_ptr<const loaded_model> fake_model(
-    int pages = 64, std::shared_ptr<std::atomic<int>> steps_left = nullptr) {
+    int pages = 64,
+    std::shared_ptr<std::atomic<int>> steps_left = nullptr,
+    std::shared_ptr<std::atomic<int>> failures_left = nullptr) {
   auto made = std::make_shared<loaded_model>();
   made->shape = fake_shape();
   made->words = fake_words();
@@ -156,7 +159,9 @@ inline std::shared_ptr<const loaded_model> fake_model(
   made->info.context = made->shape.context;
   made->info.vocabulary = vocabulary;
   made->kv_pages = pages;
-  made->make_device = [pages, steps_left]() -> result<std::unique_ptr<model::ops>> {
+  made->make_device = [pages, steps_left, failures_left]() -> result<std::unique_ptr<model::ops>> {
+    if (failures_left && failures_left->fetch_sub(1) > 0)
+      return error{errc::device, "no such device"};
     return std::unique_ptr<model::ops>(std::make_unique<fake_device>(pages, steps_left));
   };
   return made;

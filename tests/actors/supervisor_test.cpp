@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "actors/supervisor_actor.hpp"
 
+#include <limits>
+#include <optional>
+
 #include <doctest/doctest.h>
 #include <caf/scheduler/test_coordinator.hpp>
 
 #include "actors/batcher_actor.hpp"
 #include "actors/cache_manager_actor.hpp"
+#include "actors/restart_policy.hpp"
 #include "fake_model.hpp"
 
 using namespace foretoken;
@@ -20,9 +24,10 @@ struct world {
     settings() { set("scheduler.policy", caf::atom("testing")); }
   };
 
-  explicit world(std::shared_ptr<std::atomic<int>> steps_left = nullptr)
+  explicit world(std::shared_ptr<std::atomic<int>> steps_left = nullptr,
+                 std::shared_ptr<std::atomic<int>> failures_left = nullptr)
       : system(config), time(static_cast<caf::scheduler::test_coordinator&>(system.scheduler())) {
-    model = testing::fake_model(64, std::move(steps_left));
+    model = testing::fake_model(64, std::move(steps_left), std::move(failures_left));
     pages = std::make_shared<cache::kv_cache>(64);
     cache_manager = spawn_cache_manager(system, pages, metrics);
     batcher = spawn_batcher(system, {model, pages, metrics, chosen, cache_manager});
@@ -33,6 +38,21 @@ struct world {
   ~world() {
     caf::anon_send_exit(supervisor, caf::exit_reason::user_shutdown);
     time.run();
+  }
+  void pass(std::chrono::milliseconds time_passed) {
+    time.advance_time(time_passed);
+    time.run();
+  }
+  // What engine::start would hear; nothing yet when the supervisor has not answered.
+  std::optional<start_outcome> outcome() {
+    std::optional<start_outcome> heard;
+    caf::scoped_actor self(system);
+    auto asked = self->request(supervisor, caf::infinite, await_executor{});
+    time.run();
+    if (self->has_next_message()) {
+      asked.receive([&](start_outcome& one) { heard = std::move(one); }, [](const caf::error&) {});
+    }
+    return heard;
   }
   request_id submit_text(const std::string& prompt, int tokens) {
     auto accepted = std::make_shared<accepted_request>();
@@ -91,6 +111,61 @@ TEST_CASE("supervisor: a dead executor is replaced after its back-off and the st
   CHECK(w.metrics->executor_up.value() == 1);
   CHECK(w.sink->terminal() == 1);
   CHECK(w.sink->text(id) == testing::expected_text("hello", 12));
+}
+
+TEST_CASE("supervisor: an executor is up only once its device exists") {
+  auto failures = std::make_shared<std::atomic<int>>(3);
+  world w(nullptr, failures);
+  const auto id = w.submit_text("hello", 12);
+  w.time.run();
+  for (const auto back_off : {10ms, 20ms, 40ms}) {
+    CAPTURE(back_off.count());
+    CHECK(w.metrics->executor_up.value() == 0);
+    CHECK(w.metrics->mailbox_executor.value() == 0);  // no work for what is not there
+    CHECK(w.sink->terminal() == 0);
+    w.pass(back_off);
+  }
+  CHECK(w.metrics->executor_up.value() == 1);
+  CHECK(w.metrics->executor_restarts.value() == 3);
+  CHECK(w.sink->text(id) == testing::expected_text("hello", 12));
+  const auto heard = w.outcome();
+  REQUIRE(heard);
+  CHECK(heard->up);
+}
+
+TEST_CASE("supervisor: a device that can never be made ends requests in time, retryable") {
+  world w(nullptr, std::make_shared<std::atomic<int>>(std::numeric_limits<int>::max()));
+  w.submit_text("early", 12);
+  for (int i = 0; i < 20; ++i) w.pass(1s);
+  w.submit_text("late", 12);
+  CHECK(w.metrics->executor_up.value() == 0);
+  CHECK(w.sink->terminal() == 0);
+  for (int i = 0; i < 11; ++i) w.pass(1s);
+  CHECK(w.sink->terminal() >= 1);  // 30 s is the bound
+  for (int i = 0; i < 20; ++i) w.pass(1s);
+  REQUIRE(w.sink->terminal() == 2);
+  for (const auto& one : w.sink->events()) {
+    REQUIRE(std::holds_alternative<error_event>(one.what));
+    CHECK(std::get<error_event>(one.what).failure.code == errc::device);
+  }
+  CHECK(w.metrics->executor_up.value() == 0);
+  CHECK(w.pages->counts().used == 0);
+}
+
+TEST_CASE("supervisor: whoever awaits the first executor hears why none comes up") {
+  world w(nullptr, std::make_shared<std::atomic<int>>(std::numeric_limits<int>::max()));
+  caf::scoped_actor self(w.system);
+  auto asked = self->request(w.supervisor, caf::infinite, await_executor{});
+  w.time.run();
+  CHECK_FALSE(self->has_next_message());
+  for (int i = 0; i < restart_policy::alarm_deaths; ++i) w.pass(100ms);
+  REQUIRE(self->has_next_message());
+  asked.receive(
+      [](const start_outcome& one) {
+        CHECK_FALSE(one.up);
+        CHECK(one.why.find("no such device") != std::string::npos);
+      },
+      [](const caf::error&) { FAIL("no answer"); });
 }
 
 TEST_CASE("supervisor: restart_executor in mid-stream changes no byte") {
