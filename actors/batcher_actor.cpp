@@ -28,7 +28,7 @@ class batcher_state : public batcher_actor::base {
     return {
         [this](const submit& message) {
           handled();
-          book_.add(*message.request, clock_now());
+          book_.add(std::move(*message.request), clock_now());
           advance();
         },
         [this](const cancel_request& message) {
@@ -70,7 +70,10 @@ class batcher_state : public batcher_actor::base {
     };
   }
 
-  void on_exit() override { executor_ = nullptr; }  // a kept handle would keep its thread
+  void on_exit() override {
+    executor_ = nullptr;  // a kept handle would keep its thread
+    book_.abandon();
+  }
 
  private:
   // CAF's clock: the steady one, and virtual time under a test's coordinator.

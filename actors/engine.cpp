@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <random>
+#include <shared_mutex>
 #include <thread>
 
 #define XXH_INLINE_ALL
@@ -74,12 +75,16 @@ class running_engine final : public engine {
     accepted->accepted = std::chrono::steady_clock::now();
     accepted->request = std::make_shared<const generate_request>(std::move(request));
     if (inline_text) FORETOKEN_TRY(encode(*accepted, *model_));
+    // Behind `accepted`: a dead actor's mailbox drops what it is told, and the last holder of a
+    // request delivers its end, which must not happen while the gate is held.
+    const std::shared_lock lock(gate_);
     FORETOKEN_TRY(take_place());
     const auto id = accepted->id;
+    accepted->ending = {id, accepted->sink, metrics_};
     if (inline_text) {
-      tell(metrics_->mailbox_batcher, handles_.batcher, actors::submit{std::move(accepted)});
+      tell(metrics_->mailbox_batcher, handles_.batcher, actors::submit{accepted});
     } else {
-      tell(metrics_->mailbox_tokenizer, handles_.tokenizer, encode_prompt{std::move(accepted)});
+      tell(metrics_->mailbox_tokenizer, handles_.tokenizer, encode_prompt{accepted});
     }
     return id;
   }
@@ -90,11 +95,13 @@ class running_engine final : public engine {
     if (text.size() > chosen_->prompt_bytes_max) {
       return invalid("text", fmt::format("is longer than {} bytes", chosen_->prompt_bytes_max));
     }
+    std::shared_ptr<terminal_promise> answer;
+    const std::shared_lock lock(gate_);
     FORETOKEN_TRY(take_place());
     const request_id id{++last_request_};
+    answer = std::make_shared<terminal_promise>(id, std::move(sink), metrics_);
     tell(metrics_->mailbox_tokenizer, handles_.tokenizer,
-         encode_text{id, std::make_shared<const std::string>(std::move(text)), how,
-                     std::move(sink)});
+         encode_text{id, std::make_shared<const std::string>(std::move(text)), how, answer});
     return id;
   }
 
@@ -106,7 +113,8 @@ class running_engine final : public engine {
   // Behind the submit that it cancels, by both ways that a request can take: a cancellation must
   // not overtake its request.
   void cancel(request_id id) override {
-    if (!handles_.batcher) return;
+    const std::shared_lock lock(gate_);
+    if (!handles_.batcher) return;  // stopped: every request has ended
     tell(metrics_->mailbox_batcher, handles_.batcher, cancel_request{id});
     tell(metrics_->mailbox_tokenizer, handles_.tokenizer, cancel_request{id});
   }
@@ -135,7 +143,9 @@ class running_engine final : public engine {
     metrics_->draining.set(1);
     const std::lock_guard lock(stop_mutex_);
     if (handles_.supervisor) {
+      { const std::unique_lock closed(gate_); }  // what was accepted is in a mailbox now
       wait_for_idle(drain);
+      tell_first(metrics_->mailbox_tokenizer, handles_.tokenizer, cancel_every_request{});
       tell(metrics_->mailbox_batcher, handles_.batcher, cancel_every_request{});
       wait_for_idle(5s);
       end_actors();
@@ -144,7 +154,10 @@ class running_engine final : public engine {
     system_ = nullptr;
   }
 
-  engine_handles& handles() { return handles_; }
+  engine_handles handles() {
+    const std::shared_lock lock(gate_);
+    return handles_;
+  }
 
  private:
   // A step is as large as the device's workspace.
@@ -229,7 +242,12 @@ class running_engine final : public engine {
 
   void end_actors() {
     caf::scoped_actor self(*system_);
-    auto root = std::exchange(handles_, {}).supervisor;
+    engine_handles last;
+    {
+      const std::unique_lock closed(gate_);
+      last = std::exchange(handles_, {});
+    }
+    auto root = std::exchange(last, {}).supervisor;
     self->monitor(root);
     self->send_exit(root, caf::exit_reason::user_shutdown);
     bool down = false;
@@ -249,6 +267,10 @@ class running_engine final : public engine {
   std::shared_ptr<const loaded_model> model_;
   std::shared_ptr<cache::kv_cache> pages_;
   std::shared_ptr<metrics_board> board_;
+  // Handles are plain pointers and stop() takes them away, so whoever sends holds the gate shared
+  // while it reads them; stop() alone holds it for itself, for moments and never while it waits.
+  // Passing it also orders: once draining_ is set and the gate was passed, no request comes in.
+  mutable std::shared_mutex gate_;
   engine_handles handles_;
   std::atomic<std::uint64_t> last_request_{0};
   std::atomic<bool> draining_{false};

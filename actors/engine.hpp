@@ -51,8 +51,8 @@ class engine {
   static result<std::unique_ptr<engine>> start(options chosen, load_progress progress = {});
   virtual ~engine() = default;  // stop(0s) when still running
 
-  // Errors found at once come back here; later ones as an error_event. Events may arrive on another
-  // thread before this call has returned the id.
+  // Errors found at once come back here; later ones as an error_event. Events may arrive before
+  // this call has returned the id: on another thread, or on this one when the engine has just died.
   // Errors: invalid_argument (field = the parameter), exhausted (retry later), unsupported.
   virtual result<request_id> submit(generate_request request, std::shared_ptr<event_sink> sink) = 0;
   virtual result<request_id> tokenize(std::string text,
@@ -69,8 +69,8 @@ class engine {
   virtual std::string metrics_page() = 0;     // Prometheus text format 0.0.4
   virtual counters& metrics() noexcept = 0;
 
-  // Refuses new requests, lets running ones finish until the deadline, cancels the rest.
-  // Idempotent.
+  // Refuses new requests, lets running ones finish until the deadline, cancels the rest. Every
+  // accepted request has had its terminal event when this returns. Idempotent.
   virtual void stop(std::chrono::milliseconds drain) = 0;
 };
 

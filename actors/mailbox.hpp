@@ -16,4 +16,11 @@ void tell(gauge& depth, const Handle& to, Message message) {
   caf::anon_send(to, std::move(message));
 }
 
+// Past everything that waits in the receiver's mailbox.
+template <class Handle, class Message>
+void tell_first(gauge& depth, const Handle& to, Message message) {
+  depth.add(1);
+  caf::anon_send<caf::message_priority::high>(to, std::move(message));
+}
+
 }  // namespace foretoken::actors

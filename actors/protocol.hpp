@@ -39,7 +39,7 @@ struct loaded_model {
 
 // -- batcher
 struct submit {
-  std::shared_ptr<const accepted_request> request;
+  std::shared_ptr<accepted_request> request;  // its only holder: the batcher takes it over
 };
 struct cancel_request {
   request_id id{};
@@ -71,7 +71,7 @@ struct encode_text {
   request_id id{};
   std::shared_ptr<const std::string> text;
   tokenizer::encode_options how;
-  std::shared_ptr<event_sink> sink;
+  std::shared_ptr<terminal_promise> answer;
 };
 
 // -- cache manager
@@ -120,7 +120,8 @@ using batcher_actor = caf::typed_actor<caf::reacts_to<submit>,
                                        caf::reacts_to<end_stranded>>;
 using tokenizer_actor = caf::typed_actor<caf::reacts_to<encode_prompt>,
                                          caf::reacts_to<encode_text>,
-                                         caf::reacts_to<cancel_request>>;
+                                         caf::reacts_to<cancel_request>,
+                                         caf::reacts_to<cancel_every_request>>;
 using cache_manager_actor = caf::typed_actor<caf::reacts_to<pages_released>,
                                              caf::reacts_to<trim_cache>,
                                              caf::replies_to<get_cache_stats>::with<cache_stats>>;

@@ -33,10 +33,13 @@ request_book::request_book(scheduler::batch_scheduler& plans,
     : plans_(plans), words_(std::move(words)), metrics_(metrics), limits_(limits) {}
 
 request_book::~request_book() {
-  for (auto& [id, live] : requests_) {
-    emit(live, error_event{{errc::device, "the engine stopped before this request was done"}});
-  }
+  abandon();
+}
+
+void request_book::abandon() {
   deliver();
+  owners_.clear();
+  requests_.clear();  // their promises say it
 }
 
 void request_book::add(accepted_request added, time_point now) {
@@ -256,12 +259,12 @@ std::optional<time_point> request_book::end_stranded(time_point now) {
   return next;
 }
 
-void request_book::emit(const live_request& live, decltype(event::what) what) {
+void request_book::emit(live_request& live, decltype(event::what) what) {
   const auto same = [&](const auto& entry) { return entry.first == live.what.sink; };
   auto at = std::find_if(outbox_.begin(), outbox_.end(), same);
   if (at == outbox_.end()) at = outbox_.insert(outbox_.end(), {live.what.sink, {}});
   at->second.push_back({live.what.id, std::move(what)});
-  if (at->second.back().terminal()) metrics_.requests_open.add(-1);
+  if (at->second.back().terminal()) live.what.ending.kept();
 }
 
 void request_book::deliver() {

@@ -17,6 +17,7 @@
 #include "actors/choice_stream.hpp"
 #include "actors/engine.hpp"
 #include "actors/request.hpp"
+#include "actors/terminal_promise.hpp"
 #include "base/counters.hpp"
 #include "scheduler/scheduler.hpp"
 
@@ -34,6 +35,7 @@ struct accepted_request {
   std::uint64_t seed = 0;
   int max_tokens = 0;  // already cut to the context left
   time_point accepted{};
+  terminal_promise ending;
 };
 
 struct book_limits {
@@ -47,7 +49,7 @@ class request_book {
                std::shared_ptr<const tokenizer::tokenizer> words,
                counters& metrics,
                book_limits limits);
-  ~request_book();  // open requests end with an error event
+  ~request_book();  // abandon()
 
   // A request that cannot be scheduled ends at once with an error event.
   void add(accepted_request added, time_point now);
@@ -64,6 +66,8 @@ class request_book {
   std::optional<time_point> end_stranded(time_point now);
   // Hands every event gathered since the last call to its sink, one call a sink.
   void deliver();
+  // The end of everything: open requests end with an error event.
+  void abandon();
   std::size_t open() const noexcept { return requests_.size(); }
 
  private:
@@ -99,7 +103,7 @@ class request_book {
   void fail(request_id id, error failure, time_point now);
   void finish_if_done(request_id id, time_point now);
   void erase(request_map::iterator at);
-  void emit(const live_request& live, decltype(event::what) what);
+  void emit(live_request& live, decltype(event::what) what);
   void note_first_step(const model::micro_batch& batch, time_point now);
 
   scheduler::batch_scheduler& plans_;

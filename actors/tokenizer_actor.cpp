@@ -18,12 +18,11 @@ class tokenizer_state : public tokenizer_actor::base {
     return {
         [this](const encode_prompt& message) {
           parts_.metrics->mailbox_tokenizer.add(-1);
-          const auto encoded = encode(*message.request, *parts_.model);
-          if (encoded) {
-            tell(parts_.metrics->mailbox_batcher, parts_.batcher, submit{message.request});
-          } else {
-            end_with(*message.request->sink, message.request->id, error_event{encoded.error()});
-          }
+          auto& asked = *message.request;
+          if (stopping_) return asked.ending.end(cancelled(*asked.request));
+          const auto encoded = encode(asked, *parts_.model);
+          if (!encoded) return asked.ending.end(error_event{encoded.error()});
+          tell(parts_.metrics->mailbox_batcher, parts_.batcher, submit{message.request});
         },
         // Comes after the request it means, and reaches the batcher after it.
         [this](const cancel_request& message) {
@@ -32,8 +31,16 @@ class tokenizer_state : public tokenizer_actor::base {
         },
         [this](const encode_text& message) {
           parts_.metrics->mailbox_tokenizer.add(-1);
-          end_with(*message.sink, message.id,
-                   tokens_event{parts_.model->words->encode(*message.text, message.how)});
+          if (stopping_) return message.answer->end(error_event{stopping()});
+          message.answer->end(
+              tokens_event{parts_.model->words->encode(*message.text, message.how)});
+        },
+        // Overtakes the requests that wait here: they need no tokens any more. The batcher hears of
+        // it behind those that had them.
+        [this](const cancel_every_request& message) {
+          parts_.metrics->mailbox_tokenizer.add(-1);
+          stopping_ = true;
+          tell(parts_.metrics->mailbox_batcher, parts_.batcher, message);
         },
     };
   }
@@ -41,15 +48,13 @@ class tokenizer_state : public tokenizer_actor::base {
   void on_exit() override { parts_.batcher = nullptr; }
 
  private:
-  void end_with(event_sink& sink, request_id id, decltype(event::what) what) {
-    parts_.metrics->requests_open.add(-1);
-    if (std::holds_alternative<error_event>(what)) parts_.metrics->finished_error.add();
-    std::vector<event> events;
-    events.push_back({id, std::move(what)});
-    sink.deliver(std::move(events));
+  static done_event cancelled(const generate_request& request) {
+    return {std::vector(static_cast<std::size_t>(request.n), finish_reason::cancelled), {}};
   }
+  static error stopping() { return {errc::exhausted, "the server is stopping"}; }
 
   tokenizer_parts parts_;
+  bool stopping_ = false;
 };
 
 }  // namespace

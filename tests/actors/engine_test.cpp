@@ -2,6 +2,9 @@
 #include "actors/engine.hpp"
 
 #include <limits>
+#include <map>
+#include <random>
+#include <set>
 
 #include <doctest/doctest.h>
 
@@ -227,6 +230,58 @@ TEST_CASE("engine: the metrics page holds the table's names") {
     CAPTURE(name);
     CHECK(page.find(name) != std::string::npos);
   }
+}
+
+TEST_CASE("engine: stopped at any moment, every accepted request ends exactly once") {
+  // Every stage is busy: texts that wait for the tokenizer, requests for the device, streams.
+  std::mt19937 random(20);
+  int ended_by_stop = 0;
+  for (int round = 0; round < 40; ++round) {
+    CAPTURE(round);
+    options chosen;
+    chosen.inline_tokenize_bytes = 64;
+    auto running = start_fake(chosen, 256);
+    auto sink = std::make_shared<testing::recorder>();
+    std::mutex mutex;
+    std::set<request_id> accepted;
+    const auto client = [&](unsigned seed) {
+      std::mt19937 chance(seed);
+      for (;;) {
+        result<request_id> id = error{};
+        if (chance() % 3 == 0) {
+          id = running->tokenize(std::string(20'000, 'x'), {}, sink);
+        } else {
+          id = running->submit(ask(std::string(chance() % 2 == 0 ? 20 : 300, 'y'), 150), sink);
+        }
+        if (!id && id.error().message == "the server is stopping") return;
+        if (!id) continue;
+        const std::lock_guard lock(mutex);
+        accepted.insert(*id);
+        if (chance() % 4 == 0) running->cancel(*id);
+      }
+    };
+    std::vector<std::thread> clients;
+    for (int i = 0; i < 3; ++i) clients.emplace_back(client, random());
+    std::this_thread::sleep_for(std::chrono::microseconds(random() % 20'000));
+    running->stop(std::chrono::milliseconds(random() % 5));
+    const int at_stop = sink->terminal();
+    for (auto& each : clients) each.join();
+    std::map<request_id, int> terminal;
+    for (const auto& one : sink->events()) {
+      if (!one.terminal()) {
+        CHECK(terminal.count(one.request) == 0);
+        continue;
+      }
+      ++terminal[one.request];
+      if (std::holds_alternative<error_event>(one.what)) ++ended_by_stop;
+    }
+    CHECK(at_stop == static_cast<int>(accepted.size()));
+    CHECK(terminal.size() == accepted.size());
+    for (const auto id : accepted) CHECK(terminal[id] == 1);
+    CHECK(running->stats().requests == 0);
+    running->cancel(*accepted.begin());  // stopped: ignored
+  }
+  MESSAGE("requests ended with an error by the stop: " << ended_by_stop);
 }
 
 TEST_CASE("delivery_thread: events reach the callback on one other thread") {

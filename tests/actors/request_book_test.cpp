@@ -39,6 +39,7 @@ struct bench {
     request.prompt = prompt;
     accepted.request = std::make_shared<const generate_request>(std::move(request));
     accepted.sink = sink;
+    accepted.ending = {accepted.id, sink, shared_metrics};
     metrics.requests_open.add(1);
     book.add(std::move(accepted), {});
     book.deliver();
@@ -77,7 +78,8 @@ struct bench {
     }
   }
 
-  counters metrics;
+  std::shared_ptr<counters> shared_metrics = std::make_shared<counters>();
+  counters& metrics = *shared_metrics;
   cache::kv_cache books;
   scheduler::batch_scheduler plans;
   std::shared_ptr<testing::recorder> sink = std::make_shared<testing::recorder>();

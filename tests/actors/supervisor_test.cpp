@@ -64,6 +64,8 @@ struct world {
     accepted->prompt = std::make_shared<const std::vector<token>>(model->words->encode(prompt));
     accepted->max_tokens = tokens;
     accepted->sink = sink;
+    accepted->ending = {accepted->id, sink, metrics};
+    metrics->requests_open.add(1);
     caf::anon_send(batcher, submit{accepted});
     return request_id{last};
   }
@@ -188,6 +190,21 @@ TEST_CASE("supervisor: an actor that must not die makes the engine unhealthy") {
   caf::anon_send_exit(w.cache_manager, caf::exit_reason::kill);
   w.time.run();
   CHECK(w.broken->load());
+}
+
+TEST_CASE("supervisor: whatever a dead batcher held, running or in its mailbox, ends once") {
+  world w;
+  w.submit_text("running", 400);
+  for (int i = 0; i < 20; ++i) w.time.run_once();
+  CHECK(w.sink->terminal() == 0);
+  caf::anon_send_exit(w.batcher, caf::exit_reason::kill);
+  w.submit_text("in its mailbox", 400);
+  w.time.run();
+  CHECK(w.sink->terminal() == 2);
+  w.submit_text("after its death", 400);
+  CHECK(w.sink->terminal() == 3);
+  CHECK(w.metrics->requests_open.value() == 0);
+  CHECK(w.metrics->finished_error.value() == 3);
 }
 
 TEST_CASE("supervisor: a stop after an actor has died still ends") {
