@@ -163,11 +163,15 @@ class Lines:
 
 
 def main():
-    """unittest.main, with ctest's status for skipped when there is no model or program."""
-    if not pathlib.Path(MODEL).exists():
-        print(f"skipped: no model at {MODEL}")
-        sys.exit(SKIPPED)
-    if not pathlib.Path(PROGRAM).exists():
-        print(f"skipped: no program at {PROGRAM}")
-        sys.exit(SKIPPED)
-    unittest.main(module="__main__", verbosity=2)
+    """unittest.main, with ctest's status for skipped when there is no model or program, or when one of
+    the tests was skipped and none failed."""
+    for what, path in [("model", MODEL), ("program", PROGRAM)]:
+        if not pathlib.Path(path).exists():
+            print(f"skipped: no {what} at {path}")
+            sys.exit(SKIPPED)
+    result = unittest.main(module="__main__", verbosity=2, exit=False).result
+    for test, reason in result.skipped:
+        print(f"skipped: {test}: {reason}")
+    if not result.wasSuccessful():
+        sys.exit(1)
+    sys.exit(SKIPPED if result.skipped else 0)
