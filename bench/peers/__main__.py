@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures foretoken beside the other engines on this machine.
+
+  python3 bench/peers                     installs what is missing, makes the forms, measures everything
+  python3 bench/peers --only llama,foretoken --rounds 3 --skip servers
+  python3 bench/peers --smoke             one short round of what is installed
+
+Needs the release build (scripts/run or scripts/test makes it). Installs into FORETOKEN_PEERS (several GB;
+default: peers/ in the cache folder), never into the repository; builds llama.cpp from its Python package."""
+
+import argparse
+import pathlib
+import sys
+
+import engines
+import install
+import report
+import rounds
+import servers
+from places import PEERS, PROGRAM, THREADS, say
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="bench/peers", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="engines whose name contains one of these, comma-separated")
+    parser.add_argument("--skip", default="", help="stages: install, speed, agreement, servers")
+    parser.add_argument("--every", type=int, default=16, help="agreement: every N-th position of the texts")
+    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--out", type=pathlib.Path, default=PEERS / "results")
+    parser.add_argument("--docs", action="store_true", help="write the tables into docs/performance.md")
+    return parser.parse_args()
+
+
+def main():
+    asked = arguments()
+    only = [word for word in asked.only.split(",") if word]
+    skipped = set(asked.skip.split(","))
+    if not PROGRAM.exists():
+        sys.exit(f"{PROGRAM} is not built: scripts/run builds it")
+    turns = 1 if asked.smoke else asked.rounds
+    missing = {} if asked.smoke or "install" in skipped else install.install(only)
+    results = {**report.stamp(turns, THREADS), "speed": {}, "peaks": [], "broken": {}, "missing": missing,
+               "agreement": {}, "servers": {}, "resources": {}}
+    if "speed" not in skipped:
+        running, not_there = engines.start(only)
+        results["missing"].update(not_there)
+        try:
+            results["speed"], results["peaks"], results["broken"] = rounds.measure(running, turns, asked.smoke)
+            if "agreement" not in skipped and not asked.smoke:
+                results["agreement"] = rounds.agreement(running, asked.every)
+            results["resources"] = {label: {"peak_bytes": engine.peak_bytes, "ready_seconds": engine.ready_seconds}
+                                    for label, engine in running.items()}
+        finally:
+            for engine in running.values():
+                engine.close()
+    if "servers" not in skipped:
+        results["servers"] = servers.measure(1 if asked.smoke else min(turns, 3), only, asked.smoke)
+    report.write(results, asked.out, install.python("transformers"))
+    if asked.docs:
+        report.into_docs(results, asked.out)
+    say(f"written to {asked.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where things are: the project, the model, the folder of the peers; and how commands are run."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+REFERENCE = ROOT / "tests" / "data" / "reference"
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "foretoken"
+PEERS = pathlib.Path(os.environ.get("FORETOKEN_PEERS") or CACHE / "peers")
+PROGRAM = pathlib.Path(os.environ.get("FORETOKEN_PROGRAM") or ROOT / "build/release/bin/foretoken")
+THREADS = min(2, os.cpu_count() or 1)
+# No engine may look a model up on a network: everything is made here.
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
+           "TOKENIZERS_PARALLELISM": "false"}
+
+
+def environment(**more):
+    return {**os.environ, **OFFLINE, **more}
+
+
+def model():
+    """The GGUF file that every form is made from."""
+    out = subprocess.run([ROOT / "scripts" / "model"], check=True, capture_output=True, text=True)
+    return pathlib.Path(out.stdout.strip())
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def run(*command, **more):
+    """Runs a command, its output to the log on stderr; raises when it fails."""
+    words = [str(word) for word in command]
+    say("+ " + " ".join(words))
+    subprocess.run(words, check=True, stdout=sys.stderr, env=environment(), **more)
+
+
+def text_of(*command):
+    done = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True,
+                          env=environment())
+    return done.stdout
+
+
+def write_json(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
