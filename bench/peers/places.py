@@ -33,10 +33,16 @@ def say(text):
 
 
 def run(*command, **more):
-    """Runs a command, its output to the log on stderr; raises when it fails."""
+    """Runs a command, its output into PEERS/log; raises with that output's end when it fails."""
     words = [str(word) for word in command]
     say("+ " + " ".join(words))
-    subprocess.run(words, check=True, stdout=sys.stderr, env=environment(), **more)
+    PEERS.mkdir(parents=True, exist_ok=True)
+    with open(PEERS / "log", "a", encoding="utf-8") as log:
+        done = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, env=environment(), **more)
+    if done.returncode != 0:
+        with open(PEERS / "log", encoding="utf-8", errors="replace") as log:
+            say("".join(log.readlines()[-12:]))
+        raise subprocess.CalledProcessError(done.returncode, words[0])
 
 
 def text_of(*command):
