@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "actors/mailbox.hpp"
+#include "base/log.hpp"
 
 namespace foretoken::actors {
 namespace {
@@ -44,6 +45,7 @@ class batcher_state : public batcher_actor::base {
         [this](const step_done& message) {
           handled();
           if (message.epoch != epoch_) return;  // from an executor that is gone
+          moved_ = clock_now();
           parts_.metrics->step_time.observe(std::chrono::duration<double>(message.took).count());
           book_.complete(*message.result, clock_now());
           advance();
@@ -63,7 +65,7 @@ class batcher_state : public batcher_actor::base {
           book_.executor_lost(clock_now(), message.ordered);
           advance();
         },
-        [this](const end_stranded&) {
+        [this](const look_around&) {
           watching_ = false;
           advance();
         },
@@ -85,22 +87,38 @@ class batcher_state : public batcher_actor::base {
     while (executor_) {
       auto batch = book_.plan(clock_now());
       if (!batch) break;
+      if (plans_.stats().in_flight == 1) moved_ = clock_now();
       tell(parts_.metrics->mailbox_executor, executor_,
            run_step{std::make_shared<const model::micro_batch>(*std::move(batch))});
     }
-    watch_stranded();
+    watch();
     book_.deliver();
     publish();
   }
 
-  // While there is no executor: one timer for all requests that wait.
-  void watch_stranded() {
-    if (executor_ || watching_) return;
+  // One timer, while somebody waits: requests for an executor, or the executor for its step.
+  void watch() {
     const auto now = clock_now();
+    const bool computing = executor_ && plans_.stats().in_flight > 0;
+    note_hanging(computing && now - moved_ >= parts_.chosen->step_time_max);
     const auto due = book_.end_stranded(now);
-    if (!due) return;
+    if (watching_ || !(computing || due)) return;
     watching_ = true;
-    delayed_send(this, std::min<time_point::duration>(*due - now, timer_max), end_stranded{});
+    delayed_send(this, due ? std::min<time_point::duration>(*due - now, timer_max) : timer_max,
+                 look_around{});
+  }
+
+  // A thread cannot be ended from outside, so nothing here can replace it: the requests end, and
+  // the engine says that it is not healthy until the step comes back after all.
+  void note_hanging(bool hangs) {
+    if (parts_.hangs->exchange(hangs) == hangs) return;
+    parts_.metrics->executor_up.set(executor_ && !hangs ? 1 : 0);
+    if (!hangs) return;
+    log::error(
+        "batcher", "the executor has not finished a step in {} s",
+        std::chrono::duration_cast<std::chrono::seconds>(parts_.chosen->step_time_max).count());
+    book_.fail_all({errc::device, "the executor does not finish its step; try again later"},
+                   clock_now());
   }
 
   void publish() {
@@ -124,6 +142,7 @@ class batcher_state : public batcher_actor::base {
   std::uint64_t preemptions_ = 0, recovered_ = 0;
   int running_ = 0;
   bool watching_ = false;
+  time_point moved_{};  // a step came back, or the first one left
 };
 
 }  // namespace

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <atomic>
+#include <memory>
+
 #include "actors/protocol.hpp"
 
 namespace foretoken::actors {
@@ -11,6 +14,7 @@ struct batcher_parts {
   std::shared_ptr<counters> metrics;
   std::shared_ptr<const options> chosen;
   cache_manager_actor cache_manager;
+  std::shared_ptr<std::atomic<bool>> hangs;  // set while a step takes longer than step_time_max
 };
 
 // The only place where requests wait. Event-based; wraps request_book over batch_scheduler; keeps

@@ -123,7 +123,7 @@ class running_engine final : public engine {
   bool ready() const noexcept override {
     return metrics_->executor_up.value() == 1 && !draining_.load() && healthy();
   }
-  bool healthy() const noexcept override { return !broken_->load(); }
+  bool healthy() const noexcept override { return !broken_->load() && !hangs_->load(); }
   std::string metrics_page() override { return board_->page(); }
   counters& metrics() noexcept override { return *metrics_; }
 
@@ -190,8 +190,8 @@ class running_engine final : public engine {
     pages_ = std::make_shared<cache::kv_cache>(model_->kv_pages);
     board_ = std::make_shared<metrics_board>(metrics_, pages_, model_->info.name);
     handles_.cache_manager = spawn_cache_manager(*system_, pages_, metrics_);
-    handles_.batcher =
-        spawn_batcher(*system_, {model_, pages_, metrics_, chosen_, handles_.cache_manager});
+    handles_.batcher = spawn_batcher(
+        *system_, {model_, pages_, metrics_, chosen_, handles_.cache_manager, hangs_});
     handles_.tokenizer = spawn_tokenizer(*system_, {model_, metrics_, handles_.batcher});
     auto keeper = spawn_metrics(*system_, board_);
     handles_.supervisor =
@@ -275,6 +275,7 @@ class running_engine final : public engine {
   std::atomic<std::uint64_t> last_request_{0};
   std::atomic<bool> draining_{false};
   std::shared_ptr<std::atomic<bool>> broken_ = std::make_shared<std::atomic<bool>>(false);
+  std::shared_ptr<std::atomic<bool>> hangs_ = std::make_shared<std::atomic<bool>>(false);
   std::mutex stop_mutex_;
 };
 

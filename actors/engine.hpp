@@ -65,7 +65,7 @@ class engine {
   virtual const model_info& model() const noexcept = 0;
   virtual engine_stats stats() const = 0;
   virtual bool ready() const noexcept = 0;    // an executor is up and not draining
-  virtual bool healthy() const noexcept = 0;  // the actors answer
+  virtual bool healthy() const noexcept = 0;  // no actor is dead that must not be, no step hangs
   virtual std::string metrics_page() = 0;     // Prometheus text format 0.0.4
   virtual counters& metrics() noexcept = 0;
 

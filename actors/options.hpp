@@ -28,6 +28,8 @@ struct options {
   std::chrono::milliseconds restart_backoff{10};  // doubles up to restart_backoff_max
   std::chrono::milliseconds restart_backoff_max{1000};
   int crashes_max = 3;  // executor deaths that a request causes, coming no further, before it fails
+  // A step that takes longer makes the engine unhealthy: a thread that hangs cannot be ended.
+  std::chrono::milliseconds step_time_max{300'000};
   std::chrono::milliseconds executor_wait_max{
       30'000};  // a request without any executor: then it fails
   cpu::options cpu;

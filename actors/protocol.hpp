@@ -50,7 +50,7 @@ struct step_done {
   std::shared_ptr<const model::step_result> result;
   std::chrono::nanoseconds took{};
 };
-struct end_stranded {};  // time to look who has waited too long for an executor
+struct look_around {};  // time to see who has waited too long: for an executor, or for its step
 struct executor_lost {
   std::uint64_t epoch = 0;
   bool ordered = false;  // killed by command: no request is to blame
@@ -117,7 +117,7 @@ using batcher_actor = caf::typed_actor<caf::reacts_to<submit>,
                                        caf::reacts_to<step_done>,
                                        caf::reacts_to<executor_up>,
                                        caf::reacts_to<executor_lost>,
-                                       caf::reacts_to<end_stranded>>;
+                                       caf::reacts_to<look_around>>;
 using tokenizer_actor = caf::typed_actor<caf::reacts_to<encode_prompt>,
                                          caf::reacts_to<encode_text>,
                                          caf::reacts_to<cancel_request>,
@@ -139,7 +139,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::cancel_every_request)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::step_done)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::executor_lost)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::executor_up)
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::end_stranded)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::look_around)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::prepare_device)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::device_ready)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::run_step)

@@ -93,6 +93,15 @@ void request_book::cancel_all(time_point now) {
   for (const auto id : ids) cancel(id, now);
 }
 
+void request_book::fail_all(const error& failure, time_point now) {
+  std::vector<request_id> ids;
+  for (const auto& [id, live] : requests_) ids.push_back(id);
+  for (const auto id : ids) {
+    fail(id, failure, now);
+    finish_if_done(id, now);
+  }
+}
+
 std::optional<model::micro_batch> request_book::plan(time_point now) {
   auto batch = plans_.plan();
   if (batch) note_first_step(*batch, now);

@@ -55,6 +55,7 @@ class request_book {
   void add(accepted_request added, time_point now);
   void cancel(request_id id, time_point now);
   void cancel_all(time_point now);
+  void fail_all(const error& failure, time_point now);
   std::optional<model::micro_batch> plan(time_point now);
   void complete(const model::step_result& done, time_point now);
   // `ordered`: it was killed by command, so no request is to blame. Otherwise a request fails when

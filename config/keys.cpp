@@ -101,9 +101,14 @@ void add_actor_keys(std::vector<key>& out) {
                FORETOKEN_MEMBER(engine.restart_backoff)));
   out.push_back(duration("actors.restart_backoff_max", 1, 600'000, "The longest such wait.",
                          FORETOKEN_MEMBER(engine.restart_backoff_max)));
-  out.push_back(integer("actors.crashes_max", 1, 1000,
-                        "Executor deaths that a request causes, coming no further, before it fails.",
-                        FORETOKEN_MEMBER(engine.crashes_max)));
+  out.push_back(
+      integer("actors.crashes_max", 1, 1000,
+              "Executor deaths that a request causes, coming no further, before it fails.",
+              FORETOKEN_MEMBER(engine.crashes_max)));
+  out.push_back(duration("actors.step_time_max", 1000, 3600'000,
+                         "A step that takes longer means a device that hangs: requests fail, the "
+                         "server reports unhealthy and ends.",
+                         FORETOKEN_MEMBER(engine.step_time_max)));
   out.push_back(duration("actors.executor_wait_max", 1, 3600'000,
                          "How long a request waits while no executor is up before it fails.",
                          FORETOKEN_MEMBER(engine.executor_wait_max)));

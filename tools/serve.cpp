@@ -41,6 +41,10 @@ void drain(draining_engine& engine, net::server& server, const config::drain_opt
   std::this_thread::sleep_for(
       how.linger);  // a second signal ends the process, so nothing else to do
   server.stop_accepting();
+  if (!engine.healthy()) {  // an actor or a step is stuck, and a stop would wait for it
+    log::error("serve", "the engine is not healthy: ending without a drain");
+    std::_Exit(exit_failure);
+  }
   engine.stop(how.deadline);
   server.stop();
   log::info("serve", "stopped");

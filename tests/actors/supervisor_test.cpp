@@ -11,6 +11,7 @@
 #include "actors/cache_manager_actor.hpp"
 #include "actors/restart_policy.hpp"
 #include "fake_model.hpp"
+#include "model/forward.hpp"
 
 using namespace foretoken;
 using namespace foretoken::actors;
@@ -30,7 +31,7 @@ struct world {
     model = testing::fake_model(64, std::move(steps_left), std::move(failures_left));
     pages = std::make_shared<cache::kv_cache>(64);
     cache_manager = spawn_cache_manager(system, pages, metrics);
-    batcher = spawn_batcher(system, {model, pages, metrics, chosen, cache_manager});
+    batcher = spawn_batcher(system, {model, pages, metrics, chosen, cache_manager, hangs});
     supervisor = spawn_supervisor(system, {model, chosen, metrics, batcher, tokenizer_actor{},
                                            cache_manager, metrics_actor{}, broken, false});
     time.run();
@@ -76,6 +77,7 @@ struct world {
   std::shared_ptr<const options> chosen = std::make_shared<const options>();
   std::shared_ptr<counters> metrics = std::make_shared<counters>();
   std::shared_ptr<std::atomic<bool>> broken = std::make_shared<std::atomic<bool>>(false);
+  std::shared_ptr<std::atomic<bool>> hangs = std::make_shared<std::atomic<bool>>(false);
   std::shared_ptr<const loaded_model> model;
   std::shared_ptr<cache::kv_cache> pages;
   std::shared_ptr<testing::recorder> sink = std::make_shared<testing::recorder>();
@@ -168,6 +170,38 @@ TEST_CASE("supervisor: whoever awaits the first executor hears why none comes up
         CHECK(one.why.find("no such device") != std::string::npos);
       },
       [](const caf::error&) { FAIL("no answer"); });
+}
+
+TEST_CASE("batcher: a step that does not come back ends the requests, and its return heals") {
+  world w;
+  std::vector<std::shared_ptr<const model::micro_batch>> taken;
+  const auto hanging = w.system.spawn([&taken]() -> executor_actor::behavior_type {
+    return {[](const prepare_device&) { return device_ready{}; },
+            [&taken](const run_step& message) { taken.push_back(message.batch); }};
+  });
+  caf::anon_send(w.batcher, executor_up{99, hanging});
+  w.submit_text("hello", 12);
+  w.time.run();
+  REQUIRE(taken.size() == 1);
+  for (int i = 0; i < 299; ++i) w.pass(1s);
+  CHECK_FALSE(w.hangs->load());
+  CHECK(w.metrics->executor_up.value() == 1);
+  CHECK(w.sink->terminal() == 0);
+  for (int i = 0; i < 2; ++i) w.pass(1s);
+  CHECK(w.hangs->load());
+  CHECK(w.metrics->executor_up.value() == 0);
+  CHECK(w.sink->terminal() == 1);
+  testing::fake_device device(64, nullptr);
+  auto late = model::forward(device, *taken[0]);
+  REQUIRE(late);
+  caf::anon_send(w.batcher, step_done{99, std::make_shared<const model::step_result>(*late), {}});
+  w.time.run();
+  CHECK_FALSE(w.hangs->load());
+  CHECK(w.metrics->executor_up.value() == 1);
+  CHECK(w.sink->terminal() == 1);
+  CHECK(w.pages->counts().used == 0);
+  for (int i = 0; i < 400; ++i) w.pass(1s);  // idle is not hanging
+  CHECK_FALSE(w.hangs->load());
 }
 
 TEST_CASE("supervisor: restart_executor in mid-stream changes no byte") {
