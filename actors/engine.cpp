@@ -218,11 +218,11 @@ class running_engine final : public engine {
     if (draining_.load()) return error{errc::exhausted, "the server is stopping"};
     if (!healthy()) return error{errc::device, "the engine is not healthy"};
     auto& open = metrics_->requests_open;
-    if (open.value() >= chosen_->requests_max) {
+    if (open.add(1) > chosen_->requests_max) {
+      open.add(-1);
       return error{errc::exhausted,
                    fmt::format("{} requests are open already", chosen_->requests_max)};
     }
-    open.add(1);
     return {};
   }
 

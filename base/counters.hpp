@@ -83,7 +83,10 @@ class counter {
 class gauge {
  public:
   void set(std::int64_t value) noexcept { value_.store(value, std::memory_order_relaxed); }
-  void add(std::int64_t amount) noexcept { value_.fetch_add(amount, std::memory_order_relaxed); }
+  // The new value: so that a bound can be taken with the place under it.
+  std::int64_t add(std::int64_t amount) noexcept {
+    return value_.fetch_add(amount, std::memory_order_relaxed) + amount;
+  }
   std::int64_t value() const noexcept { return value_.load(std::memory_order_relaxed); }
 
  private:
