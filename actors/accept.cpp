@@ -114,8 +114,10 @@ std::size_t prompt_bytes(const generate_request& request) noexcept {
   if (const auto* text = std::get_if<text_prompt>(&request.prompt)) return text->size();
   if (const auto* ids = std::get_if<token_prompt>(&request.prompt)) return ids->size();
   std::size_t sum = 0;
-  for (const auto& message : std::get<chat_prompt>(request.prompt)) {
-    sum += message_overhead_bytes + message.role.size() + message.content.size();
+  if (const auto* messages = std::get_if<chat_prompt>(&request.prompt)) {
+    for (const auto& message : *messages) {
+      sum += message_overhead_bytes + message.role.size() + message.content.size();
+    }
   }
   return sum;
 }

@@ -102,7 +102,7 @@ result<std::shared_ptr<const loaded_model>> prepare_model(const options& chosen,
   if (!weights) return weights.error();
   auto device = chosen.cpu;
   device.kv_saturated = &metrics->kv_saturated;
-  loaded->make_device = [shared = std::move(weights).value(), device, metrics] {
+  loaded->make_device = [shared = std::move(weights).value(), device, kept = std::move(metrics)] {
     return cpu::make_ops(shared, device);
   };
   log::info("model", "{} ({}, {}) is ready on {}", loaded->info.name, loaded->info.architecture,

@@ -11,10 +11,7 @@
 #include "config/keys.hpp"
 
 // A function that gives the member in a (possibly const) settings object.
-#define FORETOKEN_MEMBER(path) \
-  [](auto& all) -> auto& {     \
-    return all.path;           \
-  }
+#define FORETOKEN_MEMBER(path) ([](auto& all) -> auto& { return all.path; })
 
 namespace foretoken::config {
 

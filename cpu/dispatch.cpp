@@ -3,6 +3,10 @@
 
 #include <string>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include "cpu/backend.hpp"
 
 namespace foretoken::cpu {
@@ -12,8 +16,10 @@ cpu_features ask() noexcept {
   cpu_features found;
 #if defined(__x86_64__)
   __builtin_cpu_init();  // also looks at what the system saves and restores (XGETBV)
-  found.avx2 = __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0 &&
-               __builtin_cpu_supports("f16c") != 0;
+  // F16C by cpuid itself: clang 14 does not know the name.
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  const bool f16c = __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+  found.avx2 = __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0 && f16c;
   found.avx512 =
       found.avx2 && __builtin_cpu_supports("avx512f") != 0 &&
       __builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512dq") != 0 &&

@@ -17,6 +17,7 @@ result<hyperparameters> hugging_face_shape(const json& config);
 
 // The small files may be null. `shape.vocabulary` may exceed the tokens (padded embeddings): the
 // rest becomes unused tokens.
+// NOLINTNEXTLINE(bugprone-exception-escape): the moves of json are noexcept and do not throw.
 struct hugging_face_files {
   json config, generation_config, tokenizer, tokenizer_config;
 };

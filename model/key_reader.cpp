@@ -80,7 +80,7 @@ bool key_reader::flag(const std::string& key, bool fallback) {
   return fallback;
 }
 
-std::string key_reader::text(const std::string& key, std::optional<std::string> fallback) {
+std::string key_reader::text(const std::string& key, const std::optional<std::string>& fallback) {
   scalar value = get(key, !fallback);
   if (std::holds_alternative<std::monostate>(value)) return fallback.value_or("");
   if (auto* words = std::get_if<std::string>(&value)) return std::move(*words);

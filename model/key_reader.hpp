@@ -24,7 +24,7 @@ class key_reader {
               std::optional<int> fallback = {});
   double real(const std::string& key, double low, double high, std::optional<double> fallback = {});
   bool flag(const std::string& key, bool fallback);
-  std::string text(const std::string& key, std::optional<std::string> fallback = {});
+  std::string text(const std::string& key, const std::optional<std::string>& fallback = {});
   bool has(const std::string& key);
 
   void fail(error failure);

@@ -93,8 +93,9 @@ void q2_k_block(const std::byte* in, float* out) noexcept {
     const int packed = byte_at(in, group);
     const float step = scale * static_cast<float>(packed & 15);
     const float base = low * static_cast<float>(packed >> 4);
-    const int half = group / 8, shift = 2 * ((group % 8) / 2);
-    const std::byte* from = quants + 32 * half + 16 * (group % 2);
+    const std::ptrdiff_t half = group / 8, odd = group % 2;
+    const int shift = 2 * ((group % 8) / 2);
+    const std::byte* from = quants + 32 * half + 16 * odd;
     for (int l = 0; l < 16; ++l) {
       *out++ = step * static_cast<float>((byte_at(from, l) >> shift) & 3) - base;
     }
@@ -113,8 +114,8 @@ void q3_k_block(const std::byte* in, float* out) noexcept {
   const float scale = half_at(in + 108);
   for (int group = 0; group < 16; ++group) {
     const float step = scale * static_cast<float>(q3_k_scale(in + 96, group));
-    const int half = group / 8, shift = 2 * ((group % 8) / 2);
-    const int offset = 16 * (group % 2);
+    const std::ptrdiff_t half = group / 8, offset = 16 * (group % 2);
+    const int shift = 2 * ((group % 8) / 2);
     for (int l = 0; l < 16; ++l) {
       const int low = (byte_at(quants + 32 * half + offset, l) >> shift) & 3;
       const int high = (byte_at(in + offset, l) >> (group / 2)) & 1;
@@ -144,8 +145,9 @@ void q45_k_block(const std::byte* in, bool five, float* out) noexcept {
   for (int group = 0; group < 8; ++group) {
     const auto [group_scale, group_min] = k_scale(in + 4, group);
     const float step = scale * group_scale, base = low * group_min;
+    const std::ptrdiff_t pair = group / 2;
     for (int l = 0; l < 32; ++l) {
-      int quant = (byte_at(quants + 32 * (group / 2), l) >> (4 * (group % 2))) & 15;
+      int quant = (byte_at(quants + 32 * pair, l) >> (4 * (group % 2))) & 15;
       if (five) quant |= ((byte_at(high, l) >> group) & 1) << 4;
       *out++ = step * static_cast<float>(quant) - base;
     }

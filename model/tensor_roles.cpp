@@ -87,7 +87,10 @@ class picker {
   }
 
  private:
-  tensor take(const std::string& name, std::vector<std::uint64_t> wanted, int rows, int columns) {
+  tensor take(const std::string& name,
+              const std::vector<std::uint64_t>& wanted,
+              int rows,
+              int columns) {
     const stored_tensor* stored = store_.find(name);
     if (stored == nullptr) {
       fail(corrupt(name, "this tensor is missing"));

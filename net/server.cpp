@@ -144,7 +144,7 @@ struct server::state {
 
 server::server(std::unique_ptr<state> made) : state_(std::move(made)) {}
 
-result<std::unique_ptr<server>> server::start(engine& served, options chosen) {
+result<std::unique_ptr<server>> server::start(engine& served, const options& chosen) {
   std::signal(SIGPIPE, SIG_IGN);  // a write to a vanished peer is an error value, not a signal
   auto made = std::make_unique<state>(served, chosen);
   if (auto opened = made->open(); !opened) {

@@ -17,7 +17,7 @@ class server {
   // Binds at once and begins to answer. `served` must outlive the server.
   // Errors: invalid_argument with field net.http or net.tcp (bad address, address in use),
   // net.allow_unauthenticated (a bind that is not loopback).
-  static result<std::unique_ptr<server>> start(engine& served, options chosen);
+  static result<std::unique_ptr<server>> start(engine& served, const options& chosen);
   ~server();  // stop()
 
   // The real HOST:PORT; empty when that door is off.

@@ -166,8 +166,11 @@ void render_llama2(script& out, message_list messages) {
       out.plain(" ").plain(strip_white(messages[i].content)).plain(" ").control("</s>");
       continue;
     }
-    std::string content = messages[i].content;
-    if (i == 0 && has_system) content = "<<SYS>>\n" + system + "\n<</SYS>>\n\n" + content;
+    std::string content;
+    if (i == 0 && has_system) {
+      content.append("<<SYS>>\n").append(system).append("\n<</SYS>>\n\n");
+    }
+    content += messages[i].content;
     out.bos().control("[INST]").plain(" ").plain(strip_white(content)).plain(" ");
     out.control("[/INST]");
   }

@@ -6,6 +6,7 @@
 
 namespace tools = foretoken::tools;
 
+// NOLINTNEXTLINE(bugprone-exception-escape): flags declared wrongly may end the program
 int main(int count, char** words) {
   CLI::App app{"foretoken: next-word prediction from language models"};
   app.name("foretoken");
