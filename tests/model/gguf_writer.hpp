@@ -6,6 +6,7 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -69,6 +70,7 @@ struct written_tensor {
   std::vector<std::uint64_t> dimensions;  // innermost first, as in the file
   std::uint32_t type = 0;
   std::uint64_t offset = 0;
+  std::optional<std::uint32_t> claimed_dimensions = {};  // none = the true number
 };
 
 // A file in parts that a test can spoil one by one.
@@ -95,7 +97,7 @@ struct written_gguf {
   void add_f32(const std::string& name, std::vector<std::uint64_t> dimensions) {
     std::uint64_t values = 1;
     for (const auto extent : dimensions) values *= extent;
-    tensors.push_back({name, std::move(dimensions), 0, data_bytes});
+    tensors.push_back({name, std::move(dimensions), 0, data_bytes, {}});
     data_bytes += (values * 4 + alignment - 1) / alignment * alignment;
   }
   written_tensor& tensor(const std::string& name) {
@@ -116,7 +118,8 @@ struct written_gguf {
       out.bytes.insert(out.bytes.end(), value.bytes.begin(), value.bytes.end());
     }
     for (const auto& one : tensors) {
-      out.text(one.name).put(static_cast<std::uint32_t>(one.dimensions.size()));
+      const auto dimensions = static_cast<std::uint32_t>(one.dimensions.size());
+      out.text(one.name).put(one.claimed_dimensions.value_or(dimensions));
       for (const auto extent : one.dimensions) out.put(extent);
       out.put(one.type).put(one.offset);
     }
