@@ -53,6 +53,8 @@ struct websocket::callbacks {
       return -1;
     }
     const auto count = std::min(room, unread.size());
+    self(data).screen_.pass(unread.substr(0, count),
+                            [&](const frame_header& frame) { self(data).begin_frame(frame); });
     std::memcpy(out, unread.data(), count);
     unread.remove_prefix(count);
     return static_cast<ssize_t>(count);
@@ -68,11 +70,6 @@ struct websocket::callbacks {
     }
     self(data).peer_.write(text);
     return static_cast<ssize_t>(count);
-  }
-  static void begin(wslay_event_context_ptr,
-                    const wslay_event_on_frame_recv_start_arg* frame,
-                    void* data) {
-    self(data).begin_frame(frame->opcode, frame->fin != 0, frame->payload_length);
   }
   static void message(wslay_event_context_ptr,
                       const wslay_event_on_msg_recv_arg* what,
@@ -99,9 +96,8 @@ websocket::websocket(loop_core& core, connection& peer)
         wslay_event_queue_msg(frames_, &frame);
         peer_.touch();
       }) {
-  const wslay_event_callbacks table{callbacks::receive, callbacks::send, nullptr,
-                                    callbacks::begin,   nullptr,         nullptr,
-                                    callbacks::message};
+  const wslay_event_callbacks table{
+      callbacks::receive, callbacks::send, nullptr, nullptr, nullptr, nullptr, callbacks::message};
   FORETOKEN_ASSERT(wslay_event_context_server_init(&frames_, &table, this) ==
                    0);  // fails on no memory
   wslay_event_config_set_max_recv_msg_length(frames_, core.bounds.websocket_message_bytes_max);
@@ -111,25 +107,26 @@ websocket::~websocket() {
   wslay_event_context_free(frames_);
 }
 
-void websocket::begin_frame(int opcode, bool fin, std::uint64_t payload_bytes) {
-  if (opcode == WSLAY_PING) {
+void websocket::begin_frame(const frame_header& frame) {
+  if (frame.opcode == WSLAY_PING) {
     // wslay answers every ping; a peer that sends them but never reads must not fill our memory.
     if (peer_.pending_bytes() == 0) pongs_ = 0;
     if (++pongs_ > core_.bounds.websocket_pongs_max) close(1008, "too many pings");
     return;
   }
-  if (opcode == WSLAY_CONNECTION_CLOSE) {
+  if (frame.opcode == WSLAY_CONNECTION_CLOSE) {
     // wslay takes half a close code for none.
-    if (payload_bytes == 1) close(1002, "");
+    if (frame.payload_bytes == 1) close(1002, "");
     return;
   }
-  if (opcode == WSLAY_PONG) return;
+  if (frame.opcode == WSLAY_PONG) return;
   if (!in_message_) message_begun_ = now();
   in_message_ = true;
-  if (!fin && ++fragments_ > core_.bounds.websocket_fragments_max)
+  if (!frame.last && ++fragments_ > core_.bounds.websocket_fragments_max)
     close(1008, "too many fragments");
-  // wslay would wait for the first payload byte.
-  if (payload_bytes > core_.bounds.websocket_message_bytes_max) close(1009, "message too large");
+  // A length with its first bit set is broken framing, which wslay refuses.
+  const bool large = frame.payload_bytes > core_.bounds.websocket_message_bytes_max;
+  if (large && frame.payload_bytes <= INT64_MAX) close(1009, "message too large");
 }
 
 void websocket::close(std::uint16_t code, std::string_view reason) {

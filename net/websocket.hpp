@@ -6,6 +6,7 @@
 #include <string>
 
 #include "net/connection.hpp"
+#include "net/frame_screen.hpp"
 #include "net/json_protocol.hpp"
 
 struct wslay_event_context;
@@ -31,12 +32,13 @@ class websocket final : public protocol {
   void pump();
   void flush_frames();
   void close(std::uint16_t code, std::string_view reason);
-  void begin_frame(int opcode, bool fin, std::uint64_t payload_bytes);
+  void begin_frame(const frame_header& frame);
 
   loop_core& core_;
   connection& peer_;
   wslay_event_context* frames_ = nullptr;
   std::string_view unread_;
+  frame_screen screen_;  // sees what wslay reads, just before it does
   bool close_sent_ = false, failed_ = false, saw_eof_ = false;
   bool in_message_ = false;
   int fragments_ = 0, pongs_ = 0;
