@@ -25,6 +25,8 @@ namespace {
 
 using namespace std::chrono_literals;
 constexpr auto load_timeout = 3600s;  // CAF's own duration knows no hours
+// Then the model is taken for broken, and readiness says so until a request gets a token again.
+constexpr std::int64_t non_finite_in_a_row_max = 3;
 
 std::uint64_t random_bits() {
   std::random_device source;
@@ -121,7 +123,8 @@ class running_engine final : public engine {
 
   const model_info& model() const noexcept override { return model_->info; }
   bool ready() const noexcept override {
-    return metrics_->executor_up.value() == 1 && !draining_.load() && healthy();
+    return metrics_->executor_up.value() == 1 && !draining_.load() && healthy() &&
+           metrics_->non_finite_in_a_row.value() < non_finite_in_a_row_max;
   }
   bool healthy() const noexcept override { return !broken_->load() && !hangs_->load(); }
   std::string metrics_page() override { return board_->page(); }

@@ -64,7 +64,9 @@ class engine {
 
   virtual const model_info& model() const noexcept = 0;
   virtual engine_stats stats() const = 0;
-  virtual bool ready() const noexcept = 0;    // an executor is up and not draining
+  // An executor is up, nothing is draining and the last requests did not all end in logits that are
+  // not finite.
+  virtual bool ready() const noexcept = 0;
   virtual bool healthy() const noexcept = 0;  // no actor is dead that must not be, no step hangs
   virtual std::string metrics_page() = 0;     // Prometheus text format 0.0.4
   virtual counters& metrics() noexcept = 0;

@@ -146,10 +146,12 @@ void request_book::apply(live_request& live,
   if ((step.next && step.next->non_finite) ||
       std::any_of(step.scores.begin(), step.scores.end(), broken)) {
     metrics_.non_finite_logits.add();
+    metrics_.non_finite_in_a_row.add(1);
     fail(live.what.id, {errc::device, "the model produced logits that are not finite", "model"},
          now);
     return;
   }
+  if (step.next || !step.scores.empty()) metrics_.non_finite_in_a_row.set(0);
   token_event out;
   out.choice = static_cast<int>(index);
   if (!step.scores.empty()) part.text.echo_scores(*live.what.prompt, step.scores, out);

@@ -43,6 +43,7 @@ namespace foretoken {
   X(kv_pages_cached, "foretoken_kv_pages", "state=\"cached\"", "KV pages by state")                 \
   X(kv_pages_used, "foretoken_kv_pages", "state=\"used\"", "KV pages by state")                     \
   X(executor_up, "foretoken_executor_up", "executor=\"cpu0\"", "1 while the executor runs")         \
+  X(non_finite_in_a_row, "foretoken_non_finite_requests_in_a_row", "", "Requests in a row ended by logits that were not finite") \
   X(draining, "foretoken_draining", "", "1 while the engine refuses new requests to stop")          \
   X(mailbox_batcher, "foretoken_actor_mailbox_messages", "actor=\"batcher\"", "Messages waiting")   \
   X(mailbox_executor, "foretoken_actor_mailbox_messages", "actor=\"executor\"", "Messages waiting") \

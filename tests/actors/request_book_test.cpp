@@ -142,6 +142,33 @@ TEST_CASE("request_book: a request ends with its text and one terminal event") {
   CHECK(b.books.counts().used == 0);
 }
 
+TEST_CASE(
+    "request_book: three requests in a row without finite logits are counted, a token starts "
+    "over") {
+  bench b;
+  const auto in_a_row = [&] { return b.metrics.non_finite_in_a_row.value(); };
+  for (int i = 1; i <= 3; ++i) {
+    b.add("poison", tokens(10));
+    const auto batch = b.book.plan({});
+    REQUIRE(batch);
+    model::step_result done;
+    done.step = batch->step;
+    done.slices.resize(1);
+    done.slices[0].sequence = batch->slices[0].sequence;
+    done.slices[0].next.non_finite = true;
+    b.book.complete(done, {});
+    b.book.deliver();
+    CHECK(b.sink->terminal() == i);
+    const auto last = b.sink->events().back();
+    REQUIRE(std::holds_alternative<error_event>(last.what));
+    CHECK(std::get<error_event>(last.what).failure.field == "model");
+    CHECK(in_a_row() == i);
+  }
+  b.add("hello", tokens(2));
+  b.run();
+  CHECK(in_a_row() == 0);
+}
+
 TEST_CASE("request_book: many requests in one batch say what each says alone") {
   bench b;
   std::vector<std::pair<request_id, std::string>> all;
