@@ -5,6 +5,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -40,6 +41,16 @@ class client {
       bytes.remove_prefix(static_cast<std::size_t>(sent));
     }
     return true;
+  }
+  // The peer will see a reset, not an end of file.
+  void reset_at_end() {
+    const linger at_once{1, 0};
+    setsockopt(fd_, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+  }
+  // Something has come (or the peer has closed) that was not read yet.
+  bool readable() const {
+    pollfd one{fd_, POLLIN, 0};
+    return ::poll(&one, 1, 0) > 0;
   }
   void finish_sending() { ::shutdown(fd_, SHUT_WR); }
 

@@ -84,6 +84,10 @@ class fake_engine final : public actors::engine {
     std::unique_lock hold(guard_);
     return changed_.wait_for(hold, std::chrono::seconds(10), [&] { return last_ >= count; });
   }
+  bool any_accepted() {
+    const std::lock_guard hold(guard_);
+    return last_ != 0;
+  }
   actors::model_info info;            // so is this
   std::string page = "# HELP x y\n";  // set before a client asks
   std::atomic<int> cancels{0};
