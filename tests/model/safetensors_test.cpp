@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // safetensors, shard indexes and tokenizer.json from memory: what is valid and what is refused.
-#include <random>
-
 #include <doctest/doctest.h>
 
 #include "model/hugging_face.hpp"
@@ -65,20 +63,8 @@ TEST_CASE("safetensors: shards must be plain file names") {
   CHECK(*shards == std::vector<std::string>{"m-1.safetensors", "m-2.safetensors"});
 }
 
-TEST_CASE("safetensors: random mutations and cuts never crash") {
+TEST_CASE("safetensors: a file cut anywhere is refused") {
   const std::string bytes = good_safetensors();
-  std::mt19937 random(4);
-  int accepted = 0;
-  for (int round = 0; round < 6000; ++round) {
-    std::string mutated = bytes;
-    for (unsigned change = 0; change <= random() % 4; ++change) {
-      mutated[random() % mutated.size()] = static_cast<char>(random());
-    }
-    if (round % 7 == 0) mutated.resize(random() % mutated.size());
-    if (parse(mutated)) ++accepted;
-  }
-  CHECK(accepted > 0);
-  CHECK(accepted < 6000);
   for (std::size_t length = 0; length < bytes.size(); ++length) {
     REQUIRE(!parse(bytes.substr(0, length)));
   }
