@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // How fast y = W x is, beside what this machine can do at the same moment: the rate of integer
-// multiply-adds and of streaming reads. GMAC/s count 16-bit activations once (as two int8 they
-// would be twice that); GB/s are bytes of packed weights.
-//   linear_bench [--threads N] [--isa avx512|avx2|portable] [--smoke]
+// multiply-adds and of streaming reads. GMAC/s count bytes of activations (twice the weights for
+// the 16-bit ones of exact); GB/s are bytes of packed weights.
+//   linear_bench [--precision exact|fast] [--threads N] [--isa avx512|avx2|portable] [--smoke]
 
 #include <algorithm>
 #include <chrono>
@@ -31,16 +31,16 @@ struct settings {
   bool smoke = false;
 };
 
-// Integer multiply-adds of 16-bit pairs, nothing else: billions a second over all threads.
+// Multiply-adds of bytes, nothing else: billions a second over all threads.
 #if defined(__x86_64__)
 __attribute__((target("avx512f,avx512vnni"))) void multiply_add_loop(long rounds) {
   for (long i = 0; i < rounds; ++i) {
     asm volatile(
-        "vpdpwssd %%zmm30,%%zmm31,%%zmm0\n vpdpwssd %%zmm30,%%zmm31,%%zmm1\n"
-        "vpdpwssd %%zmm30,%%zmm31,%%zmm2\n vpdpwssd %%zmm30,%%zmm31,%%zmm3\n"
-        "vpdpwssd %%zmm30,%%zmm31,%%zmm4\n vpdpwssd %%zmm30,%%zmm31,%%zmm5\n"
-        "vpdpwssd %%zmm30,%%zmm31,%%zmm6\n vpdpwssd %%zmm30,%%zmm31,%%zmm7\n"
-        "vpdpwssd %%zmm30,%%zmm31,%%zmm8\n vpdpwssd %%zmm30,%%zmm31,%%zmm9\n" ::
+        "vpdpbusd %%zmm30,%%zmm31,%%zmm0\n vpdpbusd %%zmm30,%%zmm31,%%zmm1\n"
+        "vpdpbusd %%zmm30,%%zmm31,%%zmm2\n vpdpbusd %%zmm30,%%zmm31,%%zmm3\n"
+        "vpdpbusd %%zmm30,%%zmm31,%%zmm4\n vpdpbusd %%zmm30,%%zmm31,%%zmm5\n"
+        "vpdpbusd %%zmm30,%%zmm31,%%zmm6\n vpdpbusd %%zmm30,%%zmm31,%%zmm7\n"
+        "vpdpbusd %%zmm30,%%zmm31,%%zmm8\n vpdpbusd %%zmm30,%%zmm31,%%zmm9\n" ::
             : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9");
   }
 }
@@ -52,7 +52,7 @@ double multiply_add_peak(cpu::thread_pool& threads) {
   constexpr long rounds = 200000;
   const auto start = clock_type::now();
   threads.run(threads.threads(), [](int, int) { multiply_add_loop(rounds); });
-  return static_cast<double>(rounds) * 10 * 32 * threads.threads() / seconds_since(start) / 1e9;
+  return static_cast<double>(rounds) * 10 * 64 * threads.threads() / seconds_since(start) / 1e9;
 #else
   return 0;
 #endif
@@ -148,9 +148,10 @@ void run_shape(const shape& what,
                const std::vector<std::uint64_t>& memory) {
   const subject made = make_subject(what, s, threads);
   const int most = s.smoke ? 3 : 128;
+  const int planes = s.chosen.precision == cpu::numerics::exact ? 2 : 1;
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
-  cpu::activations x(most, static_cast<int>(what.columns));
+  cpu::activations x(most, static_cast<int>(what.columns), s.chosen, true);
   std::vector<float> row(static_cast<std::size_t>(what.columns));
   for (int m = 0; m < most; ++m) {
     for (float& value : row) value = normal(random);
@@ -162,8 +163,8 @@ void run_shape(const shape& what,
     const double peak = multiply_add_peak(threads);
     const double stream = stream_peak(threads, memory);
     const timing t = measure(made, rows, x, y, threads, s.smoke ? 1 : rows > 8 ? 3 : 9);
-    const double macs =
-        static_cast<double>(made.macs) * rows * static_cast<double>(made.copies.size()) / 1e9;
+    const double macs = static_cast<double>(made.macs) * rows * planes *
+                        static_cast<double>(made.copies.size()) / 1e9;
     const double bytes = static_cast<double>(made.bytes) / 1e9;
     std::printf(
         "%-18s M=%-4d median %7.1f GMAC/s %6.1f GB/s   best %7.1f GMAC/s (%3.0f%% of %4.0f) "
@@ -183,6 +184,9 @@ bool parse(int count, char** arguments, settings& s) {
       s.smoke = true;
     } else if (flag == "--threads" && std::atoi(arguments[i + 1]) > 0) {
       s.chosen.threads = std::atoi(arguments[++i]);
+    } else if (flag == "--precision" && (value == "exact" || value == "fast")) {
+      s.chosen.precision = value == "exact" ? cpu::numerics::exact : cpu::numerics::fast;
+      ++i;
     } else if (flag == "--isa" && (value == "avx512" || value == "avx2" || value == "portable")) {
       s.chosen.path = value == "avx512" ? cpu::isa::avx512
                       : value == "avx2" ? cpu::isa::avx2
@@ -202,7 +206,8 @@ int main(int count, char** arguments) {
   s.chosen.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   if (!parse(count, arguments, s)) {
     std::fprintf(stderr,
-                 "usage: linear_bench [--threads N] [--isa avx512|avx2|portable] [--smoke]\n");
+                 "usage: linear_bench [--precision exact|fast] [--threads N] "
+                 "[--isa avx512|avx2|portable] [--smoke]\n");
     return 2;
   }
   const auto path = cpu::choose_isa(s.chosen.path);
@@ -211,8 +216,9 @@ int main(int count, char** arguments) {
     return 2;
   }
   cpu::thread_pool threads(s.chosen.threads);
-  std::printf("linear_bench: %s, %d threads, compiler %s, seed 1\n", cpu::isa_name(path.value()),
-              threads.threads(), __VERSION__);
+  std::printf("linear_bench: %s, %s, %d threads, compiler %s, seed 1\n",
+              s.chosen.precision == cpu::numerics::exact ? "exact" : "fast",
+              cpu::isa_name(path.value()), threads.threads(), __VERSION__);
   const std::vector<std::uint64_t> memory(s.smoke ? 1 << 16 : 32 << 20, 1);
   const shape shapes[] = {{"q4_1 960x576", model::dtype::q4_1, 960, 576},
                           {"q4_1 3072x576", model::dtype::q4_1, 3072, 576},

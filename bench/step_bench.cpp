@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whole steps of a real model on the CPU device: prefill of one prompt and decode of a batch,
 // logits of the last rows sampled greedily.
-//   step_bench [--model PATH] [--threads N] [--isa avx512|avx2|portable] [--smoke]
+//   step_bench [--model PATH] [--precision exact|fast] [--threads N] [--isa avx512|avx2|portable]
+//   [--smoke]
 // Without --model: $FORETOKEN_MODEL, else the default cache; --smoke uses a tiny model of the
 // tests.
 
@@ -124,6 +125,10 @@ bool parse(int argc, char** argv, settings& out) {
       out.model = value;
     else if (flag == "--threads")
       out.chosen.threads = std::atoi(value.c_str());
+    else if (flag == "--precision" && value == "exact")
+      out.chosen.precision = cpu::numerics::exact;
+    else if (flag == "--precision" && value == "fast")
+      out.chosen.precision = cpu::numerics::fast;
     else if (flag == "--isa" && value == "avx512")
       out.chosen.path = cpu::isa::avx512;
     else if (flag == "--isa" && value == "avx2")
@@ -146,7 +151,9 @@ int fail(const error& why) {
 int main(int argc, char** argv) {
   settings with;
   if (!parse(argc, argv, with)) {
-    std::fprintf(stderr, "step_bench [--model PATH] [--threads N] [--isa NAME] [--smoke]\n");
+    std::fprintf(stderr,
+                 "step_bench [--model PATH] [--precision exact|fast] [--threads N] [--isa NAME] "
+                 "[--smoke]\n");
     return 2;
   }
   if (with.smoke) with.model = FORETOKEN_TEST_DATA "/reference/architectures/llama";

@@ -18,6 +18,14 @@ void add_model_keys(std::vector<key>& out) {
   out.push_back(bytes("model.memory_bytes_max", 0, bytes_max,
                       "Refuse a model whose memory plan is larger; 0 = no limit.",
                       FORETOKEN_MEMBER(engine.memory_bytes_max)));
+  out.push_back(choice<cpu::numerics>(
+      "model.precision",
+      {{"exact", cpu::numerics::exact},
+       {"fast", cpu::numerics::fast},
+       {"float32", cpu::numerics::float32}},
+      "exact: 16-bit activations, the answers of float32. fast: 8-bit activations. float32: slow, "
+      "for checking. docs/accuracy.md has the figures.",
+      FORETOKEN_MEMBER(engine.cpu.precision)));
   out.push_back(integer("model.context_max", 0, 1 << 24,
                         "Cut the model's context to this many tokens; 0 = the model's own.",
                         FORETOKEN_MEMBER(engine.context_max)));
@@ -27,10 +35,6 @@ void add_device_keys(std::vector<key>& out) {
   out.push_back(integer("cpu.threads", 0, 1024,
                         "Compute threads; 0 = chosen from the cores present.",
                         FORETOKEN_MEMBER(engine.cpu.threads)));
-  out.push_back(choice<cpu::numerics>(
-      "cpu.numerics", {{"exact", cpu::numerics::exact}, {"float32", cpu::numerics::float32}},
-      "exact: 16-bit activations, KV in f16. float32: slow, for checking.",
-      FORETOKEN_MEMBER(engine.cpu.precision)));
   out.push_back(choice<cpu::isa>("cpu.isa",
                                  {{"auto", cpu::isa::automatic},
                                   {"avx512", cpu::isa::avx512},

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/assert.hpp"
 #include "cpu/dispatch.hpp"
@@ -9,52 +10,101 @@
 namespace foretoken::cpu {
 namespace {
 
-constexpr std::size_t padded(std::size_t columns) {
-  constexpr std::size_t unit = float_chunk_columns;
-  return (columns + unit - 1) / unit * unit;
+constexpr std::size_t whole_blocks(std::size_t columns) {
+  return (columns + block_columns - 1) / block_columns;
 }
 
-// All paths give the same integers, so the best one serves every matrix.
-const linear_kernels& best_kernels() {
-  static const linear_kernels& best = kernels_of(choose_isa(isa::automatic).value());
-  return best;
+// Bytes a row takes of each part, in the order in which the parts lie; each part starts at a cache
+// line.
+struct part_sizes {
+  std::size_t values = 0, bytes = 0, words = 0, scales = 0, int_sums = 0;
+
+  part_sizes(std::size_t blocks, const options& chosen, bool keep_floats, bool byte_planes) {
+    const std::size_t columns = blocks * block_columns;
+    const bool integers = chosen.precision != numerics::float32;
+    const std::size_t planes = chosen.precision == numerics::exact ? 2 : 1;
+    if (keep_floats || !integers) values = columns * 4;
+    if (!integers) return;
+    if (byte_planes) {
+      bytes = columns * planes;
+    } else {
+      words = columns * 2;
+    }
+    scales = blocks * 4;
+    int_sums = blocks * 8;  // two a block; half sums are as many floats
+  }
+  std::size_t total() const noexcept { return values + bytes + words + 2 * scales + 2 * int_sums; }
+};
+
+constexpr std::size_t parts = 7;  // each may be rounded up to a line
+
+const linear_kernels& kernels_for(const options& chosen) {
+  const auto path = choose_isa(chosen.path);
+  FORETOKEN_ASSERT(path.has_value());  // the weights were prepared for it
+  return kernels_of(*path);
 }
 
 }  // namespace
 
-activations::activations(int rows_max, int columns_max) : storage_(std::make_unique<storage>()) {
+std::uint64_t activations::bytes(int rows_max,
+                                 int columns_max,
+                                 const options& chosen,
+                                 bool keep_floats) {
+  const part_sizes sizes(whole_blocks(static_cast<std::size_t>(columns_max)), chosen, keep_floats,
+                         kernels_for(chosen).byte_planes);
+  return static_cast<std::uint64_t>(rows_max) * sizes.total() + parts * 64;
+}
+
+activations::activations(int rows_max, int columns_max, const options& chosen, bool keep_floats)
+    : storage_(std::make_unique<storage>()) {
   FORETOKEN_ASSERT(rows_max > 0 && columns_max > 0);
   storage& s = *storage_;
+  s.kernels = &kernels_for(chosen);
   s.rows_max = rows_max;
-  s.stride = padded(static_cast<std::size_t>(columns_max));
-  s.blocks = s.stride / block_columns;
-  const auto rows = static_cast<std::size_t>(rows_max);
-  // floats, 16-bit quants; per block a scale and a sum; per half block a float and an integer sum
-  const std::size_t bytes = rows * (s.stride * (4 + 2) + s.blocks * (4 + 4 + 8 + 8));
-  auto memory = memory_block::take(bytes);
+  s.blocks = whole_blocks(static_cast<std::size_t>(columns_max));
+  s.stride = s.blocks * block_columns;
+  if (chosen.precision != numerics::float32) s.planes = chosen.precision == numerics::exact ? 2 : 1;
+  const part_sizes sizes(s.blocks, chosen, keep_floats, s.kernels->byte_planes);
+  auto memory = memory_block::take(bytes(rows_max, columns_max, chosen, keep_floats));
   FORETOKEN_ASSERT(memory.has_value());  // address space only: the plan was checked before
   s.memory = std::move(memory).value();
   std::byte* at = s.memory.data();
-  const auto cut = [&at](std::size_t size) { return std::exchange(at, at + size); };
-  s.values = reinterpret_cast<float*>(cut(rows * s.stride * 4));
-  s.quants = reinterpret_cast<std::int16_t*>(cut(rows * s.stride * 2));
-  s.scales = reinterpret_cast<float*>(cut(rows * s.blocks * 4));
-  s.sums = reinterpret_cast<float*>(cut(rows * s.blocks * 4));
-  s.half_sums = reinterpret_cast<float*>(cut(rows * s.blocks * 8));
-  s.int_sums = reinterpret_cast<std::int32_t*>(cut(rows * s.blocks * 8));
+  const auto cut = [&]<class Value>(Value*& part, std::size_t row_bytes) {
+    if (row_bytes == 0) return;
+    part = reinterpret_cast<Value*>(at);
+    at += (row_bytes * static_cast<std::size_t>(rows_max) + 63) / 64 * 64;
+  };
+  cut(s.values, sizes.values);
+  cut(s.bytes, sizes.bytes);
+  cut(s.words, sizes.words);
+  cut(s.scales, sizes.scales);
+  cut(s.sums, sizes.scales);
+  cut(s.int_sums, sizes.int_sums);
+  cut(s.half_sums, sizes.int_sums);
 }
 
 activations::~activations() = default;
 activations::activations(activations&&) noexcept = default;
 
 void activations::set(int row, const float* x, int columns) {
+  set_part(row, 0, x, columns);
+}
+
+void activations::set_part(int row, int first, const float* x, int columns) {
   const storage& s = *storage_;
   const auto count = static_cast<std::size_t>(columns);
-  FORETOKEN_ASSERT(row >= 0 && row < s.rows_max && columns > 0 && count <= s.stride);
-  float* const values = s.values + s.row(row);
-  std::memcpy(values, x, count * sizeof(float));
-  std::fill(values + count, values + padded(count), 0.0f);
-  best_kernels().quantise(s, row, static_cast<int>(padded(count) / block_columns));
+  const auto from = static_cast<std::size_t>(first);
+  FORETOKEN_ASSERT(row >= 0 && row < s.rows_max && columns > 0 && first % block_columns == 0 &&
+                   from + count <= s.stride);
+  if (s.values != nullptr) std::memcpy(s.values + s.row(row) + from, x, count * sizeof(float));
+  if (s.planes == 0) return;
+  std::size_t at = s.block(row) + from / block_columns;
+  const float* const whole_end = x + count / block_columns * block_columns;
+  for (; x != whole_end; x += block_columns) s.kernels->quantise(s, at++, x);
+  if (count % block_columns == 0) return;
+  float padded[block_columns] = {};
+  std::copy_n(x, count % block_columns, padded);
+  s.kernels->quantise(s, at, padded);
 }
 
 }  // namespace foretoken::cpu

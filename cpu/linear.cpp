@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/linear.hpp"
 
+#include <algorithm>
+
 #include "base/assert.hpp"
 #include "cpu/dispatch.hpp"
 #include "cpu/linear_kernels.hpp"
@@ -22,6 +24,10 @@ class packed_linear final : public linear {
   int rows() const noexcept override { return rows_; }
   int columns() const noexcept override { return columns_; }
   std::uint64_t bytes() const noexcept override { return bytes_; }
+  bool reads_floats() const noexcept override {
+    return std::any_of(sections_.begin(), sections_.end(),
+                       [](const linear_section& section) { return !section.integer; });
+  }
 
   void apply(int tile,
              const activations& x,

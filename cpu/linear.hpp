@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// y = W x for packed weight matrices: the contract between the matrix kernels (cpu/linear_*.cpp) and
-// the fused operations (cpu/backend.cpp and friends).
+// y = W x for packed weight matrices: the contract between the matrix kernels (cpu/linear_*.cpp)
+// and the fused operations (cpu/backend.cpp and friends).
 //
-// A matrix of N rows is cut into tiles of `tile_rows` rows; a tile is one ticket of work. The value of
-// y[m][n] depends on row m of x and row n of W only: never on which other rows stand beside it.
+// A matrix of N rows is cut into tiles of `tile_rows` rows; a tile is one ticket of work. The value
+// of y[m][n] depends on row m of x and row n of W only: never on which other rows stand beside it.
 
 #include <cstdint>
 #include <memory>
@@ -19,16 +19,26 @@ namespace foretoken::cpu {
 
 constexpr int tile_rows = 64;
 
-// Rows of activations in the forms the kernels read. In `exact`, for integer weights: 16 bit values
-// q = 256 * hi + lo with one scale per 32 columns. For float weights, and in `float32`: the floats.
-// Allocated once for rows_max rows of columns_max columns; filled per row by any thread.
+// Rows of activations in the forms the kernels of a path read. For integer weights: quants with one
+// scale per 32 columns, of 16 bits in `exact` and 8 bits in `fast`. For float weights, and in
+// `float32`: the floats. Allocated once for rows_max rows of columns_max columns; filled per row by
+// any thread.
 class activations {
  public:
-  activations(int rows_max, int columns_max);
+  // keep_floats: float weights will read them too.
+  activations(int rows_max, int columns_max, const options& chosen, bool keep_floats);
   ~activations();
   activations(activations&&) noexcept;
-  // Quantises row m from x[columns] (and keeps the floats). Rows may be filled by different threads.
+  // Bytes of such an object.
+  static std::uint64_t bytes(int rows_max,
+                             int columns_max,
+                             const options& chosen,
+                             bool keep_floats);
+  // Row m from x[columns]. Rows may be filled by different threads.
   void set(int row, const float* x, int columns);
+  // Columns [first, first + columns) of row m. REQUIRES first to be a multiple of 32, and columns
+  // too unless these are the last ones.
+  void set_part(int row, int first, const float* x, int columns);
   struct storage;
   const storage& get() const noexcept { return *storage_; }
 
@@ -38,31 +48,38 @@ class activations {
 
 class linear {
  public:
-  // Packs `parts` one below the other (fused QKV; for `interleave16` with two parts of equal rows: 16
-  // rows of the first, 16 of the second, and so on, for gate and up). All parts have equal columns and
-  // one storage type, or each is packed in its own kind internally. Quantised types keep their own
-  // groups (lossless); f32, f16, bf16 stay as they are. With interleave16, rows are first padded with
-  // zero rows to a multiple of 16 a part, so that rows() = 2 * padded rows.
-  // Parts of different types share a pack when each but the last has a multiple of 64 rows; else
-  // all of them become f32. Errors: invalid_argument (shapes), corrupt (too few bytes), unsupported
-  // (path not on this CPU), exhausted; `field` names the tensor.
+  // Packs `parts` one below the other (fused QKV; for `interleave16` with two parts of equal rows:
+  // 16 rows of the first, 16 of the second, and so on, for gate and up). All parts have equal
+  // columns and one storage type, or each is packed in its own kind internally. Quantised types
+  // keep their own groups (lossless); f32, f16, bf16 stay as they are. With interleave16, rows are
+  // first padded with zero rows to a multiple of 16 a part, so that rows() = 2 * padded rows. Parts
+  // of different types share a pack when each but the last has a multiple of 64 rows; else all of
+  // them become f32. Errors: invalid_argument (shapes), corrupt (too few bytes), unsupported (path
+  // not on this CPU), exhausted; `field` names the tensor.
   static result<std::unique_ptr<const linear>> pack(std::span<const model::tensor> parts,
-                                                    bool interleave16, const options& chosen,
+                                                    bool interleave16,
+                                                    const options& chosen,
                                                     thread_pool& threads);
   virtual ~linear() = default;
-  virtual int rows() const noexcept = 0;        // N
-  virtual int columns() const noexcept = 0;     // K
+  virtual int rows() const noexcept = 0;     // N
+  virtual int columns() const noexcept = 0;  // K
   virtual std::uint64_t bytes() const noexcept = 0;
+  virtual bool reads_floats() const noexcept = 0;  // of its activations
   int tiles() const noexcept { return (rows() + tile_rows - 1) / tile_rows; }
 
   // y[m * y_stride + (n - tile * tile_rows)] = W x for n in the tile, m in [row_begin, row_end).
   // y holds tile_rows floats a row even in the last tile (the rest is unspecified).
-  virtual void apply(int tile, const activations& x, int row_begin, int row_end, float* y,
+  virtual void apply(int tile,
+                     const activations& x,
+                     int row_begin,
+                     int row_end,
+                     float* y,
                      std::size_t y_stride) const = 0;
 };
 
 // Bytes that pack() will take, computed before it does; 0 when pack() will refuse.
-std::uint64_t packed_bytes(std::span<const model::tensor> parts, const options& chosen,
+std::uint64_t packed_bytes(std::span<const model::tensor> parts,
+                           const options& chosen,
                            bool interleave16 = false);
 
 }  // namespace foretoken::cpu

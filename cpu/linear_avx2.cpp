@@ -65,11 +65,9 @@ FORETOKEN_AVX2_INLINE std::int32_t quantise_half(const float* x, __m256 inverse,
   return static_cast<std::int32_t>(reduce(_mm256_add_epi32(a, b), false));
 }
 
-// See quantise_block in linear_portable.cpp: the same operations, 8 at a time.
-FORETOKEN_AVX2_INLINE void quantise_block(const activations::storage& to,
-                                          std::size_t at,
-                                          const float* x,
-                                          std::int16_t* q) {
+// See quantise() in linear_portable.cpp: the same operations, 8 at a time.
+FORETOKEN_AVX2 void quantise(const activations::storage& to, std::size_t at, const float* x) {
+  std::int16_t* const q = to.words + at * block_columns;
   __m256i largest = _mm256_setzero_si256();
   for (int i = 0; i < block_columns; i += 8) {
     const __m256i bits = load_words(x + i);
@@ -77,30 +75,15 @@ FORETOKEN_AVX2_INLINE void quantise_block(const activations::storage& to,
   }
   const std::uint32_t bits = reduce(largest, true);
   const float magnitude = __builtin_bit_cast(float, bits);
-  float scale = 0;
-  std::int32_t half[2] = {0, 0};
-  if (bits < 0x7F800000u && magnitude >= 1e-30f) {
-    scale = magnitude / static_cast<float>(activation_quant_max);
-    const __m256 inverse = _mm256_set1_ps(static_cast<float>(activation_quant_max) / magnitude);
-    half[0] = quantise_half(x, inverse, q);
-    half[1] = quantise_half(x + 16, inverse, q + 16);
-  } else {
-    if (bits >= 0x7F800000u) scale = __builtin_bit_cast(float, 0x7FC00000u);
+  if (bits >= 0x7F800000u || magnitude < 1e-30f) {
     std::fill_n(q, block_columns, std::int16_t{0});
+    return to.put_block(at, bits < 0x7F800000u ? 0.0f : __builtin_bit_cast(float, 0x7FC00000u), 0,
+                        0);
   }
-  to.scales[at] = scale;
-  to.sums[at] = scale * static_cast<float>(half[0] + half[1]);
-  for (std::size_t h = 0; h < 2; ++h) {
-    to.int_sums[2 * at + h] = half[h];
-    to.half_sums[2 * at + h] = scale * static_cast<float>(half[h]);
-  }
-}
-
-FORETOKEN_AVX2 void quantise(const activations::storage& to, int row, int blocks) {
-  for (std::size_t b = 0; b < static_cast<std::size_t>(blocks); ++b) {
-    const std::size_t at = to.row(row) + b * block_columns;
-    quantise_block(to, to.block(row) + b, to.values + at, to.quants + at);
-  }
+  const __m256 inverse = _mm256_set1_ps(to.quant_max() / magnitude);
+  const std::int32_t first = quantise_half(x, inverse, q);
+  const std::int32_t second = quantise_half(x + 16, inverse, q + 16);
+  to.put_block(at, magnitude / to.quant_max(), first, second);
 }
 
 FORETOKEN_AVX2 void widen_row_of_scales(const std::byte* from, float* out) {
@@ -153,7 +136,7 @@ FORETOKEN_AVX2_INLINE void panel_group(
   const activations::storage& x = *work.x;
   const int group = work.form->group;
   const auto block = static_cast<std::size_t>(work.first_block + b);
-  const std::int16_t* const q = x.quants + x.row(first_row) + block * block_columns + g * group;
+  const std::int16_t* const q = x.words + x.row(first_row) + block * block_columns + g * group;
   const std::int16_t* const weights =
       work.chunk->weights[b][g * group / 2] + 2 * panel_rows * panel;
   __m256i sums[Rows][vectors];
@@ -316,7 +299,7 @@ void float_tile(const std::byte* values,
 
 }  // namespace
 
-const linear_kernels avx2_kernels{quantise, integer_tile, float_tile};
+const linear_kernels avx2_kernels{false, quantise, integer_tile, float_tile};
 
 }  // namespace foretoken::cpu
 

@@ -5,20 +5,19 @@
 //
 // Integer weights. A tile is 64 rows; for every 32 columns it has one record, records in column
 // order, so that a tile is one linear stream:
-//   quants   4 bit: [4 steps of 8 columns][64 rows][2 halves] 16-bit words; nibble j of half h is
-//   the
-//                   column 2j + h of the step
-//            8 bit: [8 steps of 4 columns][64 rows][2 halves] words; byte j of half h: column 2j +
-//            h
+//   quants   8 bit: [8 steps of 4 columns][64 rows][4 columns] bytes
+//            4 bit: [4 steps of 8 columns][64 rows][4 bytes]; byte j has column j of the step in
+//            its
+//                   low half and column 4 + j in its high one
 //   scales   [32 / group][64 rows] f16 or f32
 //   minima   the same shape, only for types that have them
-// A weight is scale * (quant - offset) + minimum. Masks and shifts turn the words into 16-bit
-// weights that stand beside pairs of neighbouring columns, which multiply-add instructions take as
-// they are.
+// A weight is scale * (quant - offset) + minimum. Four unsigned quants of a row stand side by side,
+// which is what vpdpbusd multiplies with four signed 8-bit activations.
 //
-// Activations are 16-bit integers: vpdpwssd takes them at the rate at which vpdpbusd takes 8-bit
-// ones, so one pass does what two passes over a high and a low byte would, with the same exact
-// int32 sums. |sum| <= 32 * 255 * 32512 < 2^31.
+// Activations are 16-bit integers q = 256 * high + low in `exact` and 8-bit ones in `fast`. The
+// AVX-512 path keeps them as planes of bytes: two for exact, one for fast; high and low bytes of a
+// row are to the kernels what two rows are. The other paths keep 16-bit words, which their
+// multiply-adds take without ever saturating. |sum| <= 32 * 255 * 32512 < 2^31.
 //
 // Float weights: a tile is [columns][64 rows] in the type of the file.
 //
@@ -35,17 +34,23 @@
 
 namespace foretoken::cpu {
 
+struct linear_kernels;
+
 constexpr int block_columns = 32;
 constexpr int float_chunk_columns = 64;
-constexpr int activation_quant_max = 32512;  // 127 * 256: hi and lo both fit int8
+constexpr int exact_quant_max = 32512;  // 127 * 256: both bytes fit int8
+constexpr int fast_quant_max = 127;
 
 struct activations::storage {
   int rows_max = 0;
-  std::size_t stride = 0;  // columns, padded to whole chunks with zeros
+  int planes = 0;          // 2: exact, 1: fast, 0: floats only
+  std::size_t stride = 0;  // columns, padded to whole blocks
   std::size_t blocks = 0;  // stride / 32
+  const linear_kernels* kernels = nullptr;
   memory_block memory;
-  float* values = nullptr;           // [rows][stride]
-  std::int16_t* quants = nullptr;    // [rows][stride]
+  float* values = nullptr;           // [rows][stride], or null
+  std::int8_t* bytes = nullptr;      // [rows][blocks][planes][32], high bytes first; or null
+  std::int16_t* words = nullptr;     // [rows][stride], or null
   float* scales = nullptr;           // [rows][blocks]
   float* sums = nullptr;             // [rows][blocks]: scale * sum of the quants
   float* half_sums = nullptr;        // [rows][2 * blocks]: the same per 16 columns
@@ -53,6 +58,18 @@ struct activations::storage {
 
   std::size_t row(int m) const noexcept { return static_cast<std::size_t>(m) * stride; }
   std::size_t block(int m) const noexcept { return static_cast<std::size_t>(m) * blocks; }
+  float quant_max() const noexcept {
+    return static_cast<float>(planes == 2 ? exact_quant_max : fast_quant_max);
+  }
+  // What is kept of a block besides its quants; the sums are of its two halves.
+  void put_block(std::size_t at, float scale, std::int32_t first, std::int32_t second) const {
+    scales[at] = scale;
+    sums[at] = scale * static_cast<float>(first + second);
+    int_sums[2 * at] = first;
+    int_sums[2 * at + 1] = second;
+    half_sums[2 * at] = scale * static_cast<float>(first);
+    half_sums[2 * at + 1] = scale * static_cast<float>(second);
+  }
 };
 
 struct integer_form {
@@ -87,7 +104,9 @@ struct tile_output {
 };
 
 struct linear_kernels {
-  void (*quantise)(const activations::storage& to, int row, int blocks);  // from to.values
+  bool byte_planes = false;  // how quants are kept
+  // One block of 32 values into block `at` (counted over all rows).
+  void (*quantise)(const activations::storage& to, std::size_t at, const float* x);
   void (*integer_tile)(const std::byte* records,
                        int blocks,
                        const integer_form& form,

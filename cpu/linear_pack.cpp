@@ -36,22 +36,14 @@ const std::uint8_t* block_at(const source_row& source, std::int64_t block) {
   return reinterpret_cast<const std::uint8_t*>(source.part->bytes.data()) + index * type.bytes;
 }
 
-void put_word(std::byte* record, int step, int row, int half, unsigned word) {
-  const auto bits = static_cast<std::uint16_t>(word);
-  const auto index = static_cast<std::size_t>((step * tile_rows + row) * 2 + half);
-  std::memcpy(record + 2 * index, &bits, sizeof bits);
-}
-
+// The 32 quants of a row, four columns side by side.
 void put_quants(std::byte* record, int row, int bits, const std::uint8_t* quants) {
-  const int per_word = 16 / bits;
-  const int step_columns = 2 * per_word;
+  const int step_columns = 32 / bits;
   for (int step = 0; step < block_columns / step_columns; ++step) {
-    for (int half = 0; half < 2; ++half) {
-      unsigned word = 0;
-      for (int j = 0; j < per_word; ++j) {
-        word |= static_cast<unsigned>(quants[step * step_columns + 2 * j + half]) << (j * bits);
-      }
-      put_word(record, step, row, half, word);
+    for (int j = 0; j < 4; ++j) {
+      const std::uint8_t* const from = quants + step * step_columns + j;
+      const unsigned value = bits == 8 ? from[0] : from[0] | (unsigned{from[4]} << 4);
+      record[(step * tile_rows + row) * 4 + j] = static_cast<std::byte>(value);
     }
   }
 }

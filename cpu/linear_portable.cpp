@@ -13,7 +13,8 @@ namespace foretoken::cpu {
 namespace {
 
 // One block of 32 columns. The other instruction sets must give the same integers and scales.
-void quantise_block(const float* x, std::int16_t* q, float& scale) {
+void quantise(const activations::storage& to, std::size_t at, const float* x) {
+  std::int16_t* const q = to.words + at * block_columns;
   std::uint32_t largest = 0;  // bits of |x|: NaN > infinity > every finite value
   for (int i = 0; i < block_columns; ++i) {
     largest = std::max(largest, std::bit_cast<std::uint32_t>(x[i]) & 0x7FFFFFFFu);
@@ -21,32 +22,17 @@ void quantise_block(const float* x, std::int16_t* q, float& scale) {
   const float magnitude = std::bit_cast<float>(largest);
   const bool finite = largest < 0x7F800000u;
   if (!finite || magnitude < 1e-30f) {
-    scale = finite ? 0.0f : std::bit_cast<float>(0x7FC00000u);  // a NaN must reach the logits
     std::fill_n(q, block_columns, std::int16_t{0});
-    return;
+    const float nan = std::bit_cast<float>(0x7FC00000u);  // must reach the logits
+    return to.put_block(at, finite ? 0.0f : nan, 0, 0);
   }
-  scale = magnitude / static_cast<float>(activation_quant_max);
-  const float inverse = static_cast<float>(activation_quant_max) / magnitude;
+  const float inverse = to.quant_max() / magnitude;
+  std::int32_t half[2] = {0, 0};
   for (int i = 0; i < block_columns; ++i) {
     q[i] = static_cast<std::int16_t>(std::lrintf(x[i] * inverse));
+    half[i / 16] += q[i];
   }
-}
-
-void quantise(const activations::storage& to, int row, int blocks) {
-  for (std::size_t b = 0; b < static_cast<std::size_t>(blocks); ++b) {
-    std::int16_t* const q = to.quants + to.row(row) + b * block_columns;
-    float scale = 0;
-    quantise_block(to.values + to.row(row) + b * block_columns, q, scale);
-    const std::size_t at = to.block(row) + b;
-    std::int32_t half[2] = {0, 0};
-    for (int i = 0; i < block_columns; ++i) half[i / 16] += q[i];
-    to.scales[at] = scale;
-    to.sums[at] = scale * static_cast<float>(half[0] + half[1]);
-    for (std::size_t h = 0; h < 2; ++h) {
-      to.int_sums[2 * at + h] = half[h];
-      to.half_sums[2 * at + h] = scale * static_cast<float>(half[h]);
-    }
-  }
+  to.put_block(at, magnitude / to.quant_max(), half[0], half[1]);
 }
 
 void widen_scales(const std::byte* from, float* out) {
@@ -80,7 +66,7 @@ void integer_block(const integer_chunk& chunk,
                    std::size_t block,
                    float* y) {
   const std::size_t at = x.block(m) + block;
-  const std::int16_t* const q = x.quants + x.row(m) + block * block_columns;
+  const std::int16_t* const q = x.words + x.row(m) + block * block_columns;
   for (int g = 0; g < form.groups(); ++g) {
     std::int32_t sums[tile_rows];
     const int pairs = form.group / 2;
@@ -155,6 +141,6 @@ void float_tile(const std::byte* values,
 
 }  // namespace
 
-const linear_kernels portable_kernels{quantise, integer_tile, float_tile};
+const linear_kernels portable_kernels{false, quantise, integer_tile, float_tile};
 
 }  // namespace foretoken::cpu

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // Records turned into 16-bit weights and float scales, in scratch that stays in the first-level
-// cache while all rows of x pass over it. Written once in plain C++; each instruction set's file
-// inlines it into functions of its own target, where the compiler vectorises it.
+// cache while all rows of x pass over it: for paths without byte multiply-adds. Written once in
+// plain C++; each instruction set's file inlines it into functions of its own target, where the
+// compiler vectorises it.
 
 #include <cstring>
 
@@ -21,21 +22,40 @@ struct alignas(64) integer_chunk {
   float minima[chunk_blocks][2][tile_rows];
 };
 
-// Bits: of a quant; a step of a record is pair_words words of 16 / Bits columns each.
+// Bytes of two neighbouring columns, in the low bytes of two words, minus the offset. `less` is the
+// offset in both words; the high bits keep one word from borrowing of the other.
+FORETOKEN_INLINE std::uint32_t minus_offset(std::uint32_t pair, std::uint32_t less) {
+  return ((pair | 0x80008000u) - less) ^ 0x80008000u;
+}
+
+// Four columns of 64 rows, `shift` bits up in each byte, as two pairs.
+FORETOKEN_INLINE void unpack_step(const std::uint32_t* quads,
+                                  int shift,
+                                  std::uint32_t mask,
+                                  std::uint32_t less,
+                                  std::int16_t* out) {
+  std::uint32_t pairs[tile_rows];
+  for (int half = 0; half < 2; ++half) {
+    for (int i = 0; i < tile_rows; ++i) {
+      const std::uint32_t quad = (quads[i] >> shift) & mask;
+      const std::uint32_t two = half == 0 ? quad : quad >> 16;
+      pairs[i] = minus_offset((two & 0xFFu) | ((two & 0xFF00u) << 8), less);
+    }
+    std::memcpy(out + half * pair_words, pairs, sizeof pairs);
+  }
+}
+
+// Bits: of a quant; a step of a record is four bytes a row, and 32 columns are as many steps as
+// bits.
 template <int Bits>
 FORETOKEN_INLINE void unpack_quants(const std::byte* record, int offset, std::int16_t* out) {
-  constexpr int per_word = 16 / Bits;
-  constexpr unsigned mask = (1u << Bits) - 1u;
-  const auto less = static_cast<std::uint16_t>(offset);
-  for (int step = 0; step < block_columns / 2 / per_word; ++step) {
-    std::uint16_t words[pair_words];
-    std::memcpy(words, record + step * pair_words * 2, sizeof words);
-    for (int j = 0; j < per_word; ++j) {
-      std::int16_t* const to = out + (step * per_word + j) * pair_words;
-      for (int i = 0; i < pair_words; ++i) {
-        const auto quant = static_cast<std::uint16_t>((unsigned{words[i]} >> (j * Bits)) & mask);
-        to[i] = static_cast<std::int16_t>(static_cast<std::uint16_t>(quant - less));
-      }
+  constexpr std::uint32_t mask = Bits == 8 ? 0xFFFFFFFFu : 0x0F0F0F0Fu;
+  const std::uint32_t less = static_cast<std::uint32_t>(offset) * 0x10001u;
+  for (int step = 0; step < Bits; ++step) {
+    std::uint32_t quads[tile_rows];
+    std::memcpy(quads, record + step * tile_rows * 4, sizeof quads);
+    for (int shift = 0; shift < 8; shift += Bits, out += 2 * pair_words) {
+      unpack_step(quads, shift, mask, less, out);
     }
   }
 }

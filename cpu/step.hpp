@@ -19,12 +19,24 @@ namespace foretoken::cpu {
 struct workspace_sizes {
   int rows = 0, threads = 0, head_rows = 0;
   int width = 0, qkv = 0, attention = 0, hidden = 0,
-      logits = 0;   // hidden: gate and up side by side
-  int output = 0;   // W_o a or W_down h, whole tiles
-  int columns = 0;  // widest input of a matrix
-  int angles = 0;   // rotary pairs of all tables
+      logits = 0;            // hidden: gate and up side by side
+  int output = 0;            // W_o a or W_down h, whole tiles
+  int columns = 0;           // widest input of a matrix
+  int angles = 0;            // rotary pairs of all tables
+  std::uint64_t inputs = 0;  // bytes of the matrix inputs
   workspace_sizes(const model::hyperparameters& shape, const options& chosen) noexcept;
   std::uint64_t bytes() const noexcept;
+};
+
+// What the tiles of a matrix read: tiles from `precise_from` on take the precise inputs.
+struct tile_inputs {
+  const activations& usual;
+  const activations& precise;
+  int precise_from = 0;
+  explicit tile_inputs(const activations& all) noexcept : usual(all), precise(all) {}
+  tile_inputs(const activations& first, const activations& rest, int rest_from) noexcept
+      : usual(first), precise(rest), precise_from(rest_from) {}
+  const activations& of(int tile) const noexcept { return tile >= precise_from ? precise : usual; }
 };
 
 class step final : public model::ops {
@@ -71,15 +83,16 @@ class step final : public model::ops {
   // Runs work(row, thread) over all rows: by the caller alone when they are few (no barrier).
   template <class Work>
   void each_row(int count, Work&& work);
-  // Runs work(tile, first row, end row, y of that block) over all tiles, `rows` rows.
+  // Runs work(tile, first row, end row, y of that block) over all tiles, `rows` rows of inputs.
   template <class Work>
-  void each_tile(const linear& matrix, int rows, Work&& work);
-  void norm_rows(const std::vector<float>& weight, const std::vector<float>& bias);
-  void norm_row(int row_index,
-                const std::vector<float>& weight,
-                const std::vector<float>& bias,
-                int target,
-                int thread);
+  void each_tile(const linear& matrix, const tile_inputs& inputs, int rows, Work&& work);
+  // Inputs of 16 bits: in fast, an object of their own.
+  activations& precise_inputs() noexcept { return precise_ ? *precise_ : inputs_; }
+  int first_precise_tile() const noexcept;  // of fused QKV
+  const float* norm_row(int row_index,
+                        const std::vector<float>& weight,
+                        const std::vector<float>& bias,
+                        int thread);
   void shape_head(float* head, const std::vector<float>& norm, int layer, int row_index);
   void finish_qkv(int row_index, int layer, int thread);
   void append(int row_index, int layer, const float* keys, const float* values, int thread);
@@ -100,6 +113,7 @@ class step final : public model::ops {
   const row_kernels& kernels_;
   thread_pool threads_;
   activations inputs_;
+  std::unique_ptr<activations> precise_;  // only in fast
   const model::micro_batch* batch_ = nullptr;
   std::vector<row> rows_;
   std::vector<head_task> tasks_;

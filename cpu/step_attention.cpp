@@ -83,11 +83,22 @@ void step::finish_qkv(int row_index, int layer, int thread) {
   append(row_index, layer, keys, keys + shape().kv_heads * dim, thread);
 }
 
+// Tiles that hold a row of the values' matrix.
+int step::first_precise_tile() const noexcept {
+  return (shape().heads + shape().kv_heads) * shape().head_dim / tile_rows;
+}
+
 void step::attention_input(int layer) {
   const layer_weights& from = weights_->layers[static_cast<std::size_t>(layer)];
   const int count = static_cast<int>(rows_.size());
-  norm_rows(from.attention_norm, from.attention_norm_bias);
-  each_tile(*from.qkv, count, [&](int tile, int first, int end, const float* y) {
+  each_row(count, [&](int row_index, int thread) {
+    const float* normed =
+        norm_row(row_index, from.attention_norm, from.attention_norm_bias, thread);
+    inputs_.set(row_index, normed, sizes_.width);
+    if (precise_) precise_->set(row_index, normed, sizes_.width);
+  });
+  const tile_inputs inputs(inputs_, precise_inputs(), first_precise_tile());
+  each_tile(*from.qkv, inputs, count, [&](int tile, int first, int end, const float* y) {
     for (int r = first; r < end; ++r, y += tile_rows) {
       std::copy_n(y, tile_rows, qkv_.data() + at(r, sizes_.qkv) + tile * tile_rows);
     }

@@ -51,15 +51,18 @@ void step::finish_task(const head_task& task,
 
 void step::run_head_block(std::span<const head_task> tasks, model::step_result& out) {
   const int count = static_cast<int>(tasks.size());
+  activations& inputs = precise_inputs();
   each_row(count, [&](int i, int thread) {
-    norm_row(tasks[static_cast<std::size_t>(i)].row, weights_->final_norm,
-             weights_->final_norm_bias, i, thread);
+    const int row_index = tasks[static_cast<std::size_t>(i)].row;
+    inputs.set(i, norm_row(row_index, weights_->final_norm, weights_->final_norm_bias, thread),
+               sizes_.width);
   });
-  each_tile(*weights_->head, count, [&](int tile, int first, int end, const float* y) {
-    for (int r = first; r < end; ++r, y += tile_rows) {
-      std::copy_n(y, tile_rows, logits_.data() + at(r, sizes_.logits) + tile * tile_rows);
-    }
-  });
+  each_tile(*weights_->head, tile_inputs(inputs), count,
+            [&](int tile, int first, int end, const float* y) {
+              for (int r = first; r < end; ++r, y += tile_rows) {
+                std::copy_n(y, tile_rows, logits_.data() + at(r, sizes_.logits) + tile * tile_rows);
+              }
+            });
   const auto vocabulary = static_cast<std::size_t>(shape().vocabulary);
   threads_.run(count, [&](int i, int) {
     const std::span<float> logits(logits_.data() + at(i, sizes_.logits), vocabulary);

@@ -28,14 +28,14 @@ void step::each_row(int count, Work&& work) {
 }
 
 template <class Work>
-void step::each_tile(const linear& matrix, int rows, Work&& work) {
+void step::each_tile(const linear& matrix, const tile_inputs& inputs, int rows, Work&& work) {
   const int parts = (rows + ticket_rows - 1) / ticket_rows;
   threads_.run(matrix.tiles() * parts, [&](int ticket, int thread) {
     const int tile = ticket / parts;
     const int first = ticket % parts * ticket_rows;
     const int end = std::min(rows, first + ticket_rows);
     float* y = tiles_.data() + at(thread, sizes_.rows * tile_rows);
-    matrix.apply(tile, inputs_, first, end, y, tile_rows);
+    matrix.apply(tile, inputs.of(tile), first, end, y, tile_rows);
     work(tile, first, end, static_cast<const float*>(y + at(first, tile_rows)));
   });
 }

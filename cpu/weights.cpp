@@ -155,6 +155,15 @@ void keep_rows(const tensor& source, tensor& target, std::vector<std::byte>& byt
 
 }  // namespace
 
+bool weights::reads_floats() const noexcept {
+  const auto reads = [](const std::unique_ptr<const linear>& matrix) {
+    return matrix->reads_floats();
+  };
+  return reads(head) || std::any_of(layers.begin(), layers.end(), [&](const layer_weights& layer) {
+           return reads(layer.qkv) || reads(layer.o) || reads(layer.gate_up) || reads(layer.down);
+         });
+}
+
 bool has_gate(const model::hyperparameters& shape) noexcept {
   return shape.activation != model::activation_kind::gelu_tanh;
 }

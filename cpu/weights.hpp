@@ -35,6 +35,9 @@ class weights {
   std::vector<layer_weights> layers;
   std::vector<float> final_norm, final_norm_bias;
   std::unique_ptr<const linear> head;
+
+  // Whether some matrix reads its inputs as floats.
+  bool reads_floats() const noexcept;
 };
 
 bool has_gate(const model::hyperparameters& shape) noexcept;

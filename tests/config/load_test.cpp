@@ -15,9 +15,9 @@ TEST_CASE("load: values of every type reach their members") {
   settings all;
   REQUIRE(read_text(R"([model]
 path = "/m.gguf"
+precision = "fast"
 [cpu]
 threads = 3
-numerics = "float32"
 [cache]
 kv_bytes = "64 MiB"
 [actors]
@@ -29,7 +29,7 @@ level = "debug"
                     "t.toml", all));
   CHECK(all.engine.model == "/m.gguf");
   CHECK(all.engine.cpu.threads == 3);
-  CHECK(all.engine.cpu.precision == cpu::numerics::float32);
+  CHECK(all.engine.cpu.precision == cpu::numerics::fast);
   CHECK(all.engine.cpu.kv_bytes == 64u << 20);
   CHECK(all.engine.restart_backoff == std::chrono::seconds(1));
   CHECK(all.engine.restart_backoff_max == std::chrono::seconds(5));

@@ -26,7 +26,7 @@ rows wrong_types() {
       {47, "[cpu]\nthreads = [1]\n", "cpu.threads", "found a list"},
       {47, "[cpu]\nthreads.x = 1\n", "cpu.threads", "found a table"},
       {47, "[cpu]\nthreads = 2020-01-01\n", "cpu.threads", "found a date"},
-      {47, "[cpu]\nnumerics = 1\n", "cpu.numerics", "expected a text in quotes"},
+      {47, "[model]\nprecision = 1\n", "model.precision", "expected a text in quotes"},
       {47, "[net]\nhttp = 8080\n", "net.http", "expected a text in quotes"},
       {47, "cpu = 1\n", "cpu", "expected a section [cpu]"},
       {47, "[[cpu]]\nthreads = 1\n", "cpu", "expected a section [cpu]"},
@@ -41,7 +41,8 @@ rows out_of_range() {
   return {
       {47, "[cpu]\nthreads = -1\n", "cpu.threads", "must be 0 to 1024"},
       {47, "[cpu]\nthreads = 4294967296\n", "cpu.threads", "must be 0 to 1024"},
-      {47, "[cpu]\nnumerics = \"int8\"\n", "cpu.numerics", "must be one of exact, float32"},
+      {47, "[model]\nprecision = \"int8\"\n", "model.precision",
+       "must be one of exact, fast, float32"},
       {47, "[drain]\ndeadline = \"-1 s\"\n", "drain.deadline", "must be 0 ms to 86400 s"},
       {47, "[scheduler]\nsequences_max = 0\n", "scheduler.sequences_max", "must be 1 to"},
   };

@@ -39,8 +39,8 @@ std::vector<float> random_rows(int rows, int columns, std::mt19937& random) {
   return x;
 }
 
-activations fill(const std::vector<float>& x, int rows, int columns) {
-  activations a(rows, columns);
+activations fill(const std::vector<float>& x, int rows, int columns, const options& chosen) {
+  activations a(rows, columns, chosen, true);
   for (int m = 0; m < rows; ++m)
     a.set(m, x.data() + static_cast<std::size_t>(m * columns), columns);
   return a;
@@ -90,7 +90,12 @@ double worst_error(const std::vector<float>& y,
   return worst;
 }
 
-constexpr double exact_tolerance = 4e-5;  // 16-bit activations: half a step of 1 / 32512 a value
+// Half a step of 1 / 32512 of a group's largest value, or of 1 / 127; against the sum of all |w x|.
+double tolerance_of(numerics precision) {
+  if (precision == numerics::float32) return 1e-6;
+  return precision == numerics::exact ? 4e-5 : 1e-2;
+}
+constexpr double exact_tolerance = 4e-5;
 
 void check_shape(const named_type& type, isa path, int rows, int columns, numerics precision) {
   std::mt19937 random(static_cast<unsigned>(rows * 7919 + columns));
@@ -105,14 +110,15 @@ void check_shape(const named_type& type, isa path, int rows, int columns, numeri
   CHECK(packed->bytes() == packed_bytes({&w.view, 1}, chosen));
   constexpr int tokens = 5;
   const auto x = random_rows(tokens, columns, random);
-  const auto y = multiply(*packed, fill(x, tokens, columns), tokens, threads);
+  const auto y = multiply(*packed, fill(x, tokens, columns, chosen), tokens, threads);
   const auto stride = static_cast<std::size_t>(packed->tiles() * tile_rows);
   CAPTURE(type.name);
   CAPTURE(isa_name(path));
   CAPTURE(rows);
   CAPTURE(columns);
   const bool floats = precision == numerics::float32 || reference::format_of(type.type).values == 1;
-  CHECK(worst_error(y, stride, w.view, x, tokens) < (floats ? 1e-6 : exact_tolerance));
+  CHECK(worst_error(y, stride, w.view, x, tokens) <
+        tolerance_of(floats ? numerics::float32 : precision));
 }
 
 TEST_CASE("linear: every type, shape and path agrees with float64") {
@@ -122,9 +128,11 @@ TEST_CASE("linear: every type, shape and path agrees with float64") {
         if (columns % reference::format_of(type.type).values != 0) continue;
         for (const int rows : {1, 17, 64, 65}) {
           check_shape(type, path, rows, columns, numerics::exact);
+          check_shape(type, path, rows, columns, numerics::fast);
         }
       }
       check_shape(type, path, 960, 256, numerics::exact);
+      check_shape(type, path, 960, 256, numerics::fast);
     }
   }
 }
@@ -135,28 +143,57 @@ TEST_CASE("linear: float32 numerics keep the floats of quantised types") {
   }
 }
 
-TEST_CASE("linear: the bits of a row do not depend on the rows beside it or on threads") {
-  std::mt19937 random(11);
+void check_bits(const named_type& type, isa path, numerics precision, std::mt19937& random) {
   thread_pool one(1);
   thread_pool two(2);
+  options chosen;
+  chosen.path = path;
+  chosen.precision = precision;
+  constexpr int columns = 768;
+  constexpr int tokens = 19;
+  const random_tensor w(type.type, 200, columns, random);
+  const auto packed = pack({&w.view, 1}, chosen, two);
+  const auto x = random_rows(tokens, columns, random);
+  const activations a = fill(x, tokens, columns, chosen);
+  const auto alone = multiply(*packed, a, tokens, one, 1);
+  CAPTURE(type.name);
+  CAPTURE(isa_name(path));
+  CAPTURE(static_cast<int>(precision));
+  for (int at_once = 2; at_once <= tokens; ++at_once) {
+    const auto together = multiply(*packed, a, tokens, at_once % 2 == 0 ? one : two, at_once);
+    CAPTURE(at_once);
+    CHECK(std::memcmp(alone.data(), together.data(), alone.size() * sizeof(float)) == 0);
+  }
+}
+
+TEST_CASE("linear: the bits of a row do not depend on the rows beside it or on threads") {
+  std::mt19937 random(11);
   for (const named_type& type : all_types) {
     for (const isa path : paths_here()) {
+      check_bits(type, path, numerics::exact, random);
+      check_bits(type, path, numerics::fast, random);
+    }
+  }
+}
+
+TEST_CASE("linear: parts of a row set apart are the row set whole") {
+  std::mt19937 random(14);
+  thread_pool threads(1);
+  for (const isa path : paths_here()) {
+    for (const numerics precision : {numerics::exact, numerics::fast, numerics::float32}) {
       options chosen;
       chosen.path = path;
-      constexpr int columns = 768;
-      constexpr int tokens = 19;
-      const random_tensor w(type.type, 200, columns, random);
-      const auto packed = pack({&w.view, 1}, chosen, two);
-      const auto x = random_rows(tokens, columns, random);
-      const activations a = fill(x, tokens, columns);
-      const auto alone = multiply(*packed, a, tokens, one, 1);
-      CAPTURE(type.name);
-      CAPTURE(isa_name(path));
-      for (int at_once = 2; at_once <= tokens; ++at_once) {
-        const auto together = multiply(*packed, a, tokens, at_once % 2 == 0 ? one : two, at_once);
-        CAPTURE(at_once);
-        CHECK(std::memcmp(alone.data(), together.data(), alone.size() * sizeof(float)) == 0);
+      chosen.precision = precision;
+      const random_tensor w(dtype::q4_0, 64, 160, random);
+      const auto packed = pack({&w.view, 1}, chosen, threads);
+      const auto x = random_rows(2, 160, random);
+      const activations whole = fill(x, 2, 160, chosen);
+      activations parts(2, 160, chosen, false);
+      for (const int first : {96, 0, 32}) {
+        for (int m = 0; m < 2; ++m)
+          parts.set_part(m, first, x.data() + m * 160 + first, first == 0 ? 32 : 64);
       }
+      CHECK(multiply(*packed, whole, 2, threads) == multiply(*packed, parts, 2, threads));
     }
   }
 }
@@ -166,17 +203,19 @@ TEST_CASE("linear: the largest quants and activations do not overflow") {
   thread_pool threads(1);
   for (const named_type& type : all_types) {
     for (const isa path : paths_here()) {
-      for (const float sign : {1.0f, -1.0f, 0.0f}) {
+      for (const float sign : {1.0f, -1.0f, 0.0f, 2.0f}) {
         options chosen;
         chosen.path = path;
+        chosen.precision = sign == 2.0f ? numerics::fast : numerics::exact;
         const random_tensor w(type.type, 64, 512, random, 255);
         const auto packed = pack({&w.view, 1}, chosen, threads);
         std::vector<float> x(2 * 512, 3.0f * sign);
         for (std::size_t i = 0; sign == 0 && i < x.size(); ++i) x[i] = i % 2 == 0 ? 3.0f : -3.0f;
-        const auto y = multiply(*packed, fill(x, 2, 512), 2, threads);
+        const auto y = multiply(*packed, fill(x, 2, 512, chosen), 2, threads);
         CAPTURE(type.name);
         CAPTURE(isa_name(path));
-        CHECK(worst_error(y, 64, w.view, x, 2) < exact_tolerance);
+        CHECK(worst_error(y, 64, w.view, x, 2) <
+              exact_tolerance);  // one value: its own quant is exact
       }
     }
   }
@@ -196,7 +235,7 @@ TEST_CASE("linear: a channel a thousand times larger does not drown the others")
     const auto packed = pack({&w.view, 1}, chosen, threads);
     auto x = random_rows(1, 576, random);
     x[7] *= 1000;
-    const auto y = multiply(*packed, fill(x, 1, 576), 1, threads);
+    const auto y = multiply(*packed, fill(x, 1, 576, chosen), 1, threads);
     CHECK(worst_error(y, 64, w.view, x, 1) < exact_tolerance);
   }
 }
@@ -213,7 +252,7 @@ TEST_CASE("linear: a value that is not finite makes the row's outputs NaN and no
       const auto packed = pack({&w.view, 1}, chosen, threads);
       auto x = random_rows(2, 96, random);
       x[96 + 40] = bad;
-      const auto y = multiply(*packed, fill(x, 2, 96), 2, threads);
+      const auto y = multiply(*packed, fill(x, 2, 96, chosen), 2, threads);
       for (std::size_t n = 0; n < 64; ++n) {
         CHECK(std::isfinite(y[n]));
         CHECK(std::isnan(y[64 + n]));
@@ -243,7 +282,7 @@ TEST_CASE("linear: fused parts stand one below the other, whatever their types")
       const model::tensor parts[] = {q.view, k.view, v.view};
       const auto packed = pack(parts, chosen, threads);
       const auto x = random_rows(3, 256, random);
-      const auto y = multiply(*packed, fill(x, 3, 256), 3, threads);
+      const auto y = multiply(*packed, fill(x, 3, 256, chosen), 3, threads);
       const auto stride = static_cast<std::size_t>(packed->tiles() * tile_rows);
       std::size_t first = 0;
       for (const model::tensor& part : parts) {
@@ -267,7 +306,7 @@ TEST_CASE("linear: interleaved halves alternate every 16 rows, padded with zero 
     const model::tensor parts[] = {gate.view, up.view};
     const auto packed = pack(parts, {}, threads, true);
     const auto x = random_rows(1, 64, random);
-    const auto y = multiply(*packed, fill(x, 1, 64), 1, threads);
+    const auto y = multiply(*packed, fill(x, 1, 64, {}), 1, threads);
     CHECK(packed->rows() == (rows + 15) / 16 * 32);
     for (int n = 0; n < packed->rows(); ++n) {
       const int row = n / 32 * 16 + n % 16;
@@ -286,7 +325,7 @@ TEST_CASE("linear: transposed float tensors are read column by column") {
     w.view.transposed = true;
     const auto packed = pack({&w.view, 1}, {}, threads);
     const auto x = random_rows(2, 56, random);
-    const auto y = multiply(*packed, fill(x, 2, 56), 2, threads);
+    const auto y = multiply(*packed, fill(x, 2, 56, {}), 2, threads);
     CHECK(worst_error(y, 128, w.view, x, 2) < 1e-6);
   }
 }

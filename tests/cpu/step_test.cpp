@@ -74,11 +74,12 @@ TEST_CASE("step: logits are those of the float64 formulas") {
       made_model file(variant(index));
       const auto text = file.tokens(150);  // more than one chunk of attention
       const auto expected = reference::forward(file, text);
-      for (const auto precision : {cpu::numerics::float32, cpu::numerics::exact}) {
+      for (const auto precision :
+           {cpu::numerics::float32, cpu::numerics::exact, cpu::numerics::fast}) {
         device here(file, test::small_options(path, precision));
         const auto got = here.read(text, pages_from(0, 10), 150);
         REQUIRE(got.size() == expected.size());
-        const double allowed = precision == cpu::numerics::float32 ? 1e-4 : 5e-3;
+        const double allowed = precision == cpu::numerics::float32 ? 1e-4 : 5e-3;  // float weights
         double worst = 0;
         for (std::size_t t = 0; t < got.size(); ++t) {
           for (std::size_t n = 0; n < got[t].size(); ++n) {
@@ -95,7 +96,8 @@ TEST_CASE("step: logits are those of the float64 formulas") {
 TEST_CASE("step: a row's bits do not depend on chunks, threads, neighbours or pages") {
   for (const cpu::isa path : test::paths_here()) {
     for (int index = 0; index < variants; ++index) {
-      for (const auto precision : {cpu::numerics::exact, cpu::numerics::float32}) {
+      for (const auto precision :
+           {cpu::numerics::exact, cpu::numerics::fast, cpu::numerics::float32}) {
         CAPTURE(cpu::isa_name(path));
         CAPTURE(index);
         made_model file(variant(index));
