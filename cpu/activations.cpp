@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -105,6 +106,26 @@ void activations::set_part(int row, int first, const float* x, int columns) {
   float padded[block_columns] = {};
   std::copy_n(x, count % block_columns, padded);
   s.kernels->quantise(s, at, padded);
+}
+
+double activations::distance(int row, const float* x, int columns) const noexcept {
+  const storage& s = *storage_;
+  double squares = 0;
+  for (int k = 0; k < columns; ++k) {
+    const std::size_t at = s.block(row) + static_cast<std::size_t>(k / block_columns);
+    const auto within = static_cast<std::size_t>(k % block_columns);
+    int quant = 0;
+    if (s.words != nullptr) {
+      quant = s.words[at * block_columns + within];
+    } else {
+      const auto planes = static_cast<std::size_t>(s.planes);
+      const std::int8_t* const q = s.bytes + at * block_columns * planes + within;
+      quant = planes == 2 ? 256 * q[0] + q[block_columns] : q[0];
+    }
+    const double away = static_cast<double>(x[k]) - static_cast<double>(s.scales[at]) * quant;
+    squares += away * away;
+  }
+  return std::sqrt(squares);
 }
 
 }  // namespace foretoken::cpu

@@ -22,11 +22,12 @@ result<std::shared_ptr<const weights>> prepare_weights(const model::model_file& 
 result<std::unique_ptr<model::ops>> make_ops(std::shared_ptr<const weights> from,
                                              const options& chosen);
 
-// The memory a model will take, as named parts that sum to `total_bytes`; computed before any is taken.
+// The memory a model will take, as named parts that sum to `total_bytes`; computed before any is
+// taken.
 struct memory_plan {
-  std::uint64_t weight_bytes = 0;      // repacked weights
-  std::uint64_t kv_bytes = 0;          // the pool at its fullest
-  std::uint64_t workspace_bytes = 0;   // activations, logits, per thread and per row
+  std::uint64_t weight_bytes = 0;     // repacked weights
+  std::uint64_t kv_bytes = 0;         // the pool at its fullest
+  std::uint64_t workspace_bytes = 0;  // activations, logits, per thread and per row
   int kv_pages = 0;
   std::uint64_t kv_page_bytes = 0;
   std::uint64_t total_bytes() const noexcept { return weight_bytes + kv_bytes + workspace_bytes; }

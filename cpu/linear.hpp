@@ -39,6 +39,8 @@ class activations {
   // Columns [first, first + columns) of row m. REQUIRES first to be a multiple of 32, and columns
   // too unless these are the last ones.
   void set_part(int row, int first, const float* x, int columns);
+  // |x - what stands in row m|, the Euclidean length. REQUIRES quants.
+  double distance(int row, const float* x, int columns) const noexcept;
   struct storage;
   const storage& get() const noexcept { return *storage_; }
 

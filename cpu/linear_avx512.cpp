@@ -256,6 +256,8 @@ FORETOKEN_AVX512 void stream_rows(const std::byte* record,
   row_block<Planes, Rows> rows(x, first_row, 0);
   const output_block<Rows> out{out_rows.y + static_cast<std::size_t>(first_row) * out_rows.stride,
                                out_rows.stride};
+  const __m512 zeros[Rows] = {};
+  for (int p = 0; p < panels; ++p) out.store(p, zeros);
   for (int b = 0; b < blocks; ++b, record += bytes, rows.next()) {
     prefetch_record(record, bytes);
     const std::byte* const scales = record + form.quant_bytes();
@@ -333,9 +335,6 @@ void integer_tile(const std::byte* records,
   const int most = 4 / x.planes;
   const stream_function whole = find_stream(form, x.planes, most);
   FORETOKEN_ASSERT(whole != nullptr);
-  for (int m = rows.begin; m < rows.end; ++m) {
-    std::fill_n(out.y + static_cast<std::size_t>(m) * out.stride, tile_rows, 0.0f);
-  }
   int m = rows.begin;
   for (; m + most <= rows.end; m += most) whole(records, blocks, form.offset, x, m, out);
   if (m == rows.end) return;

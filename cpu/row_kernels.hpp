@@ -48,6 +48,9 @@ struct row_kernels {
       const float* x, const float* weight, const float* bias, int n, float epsilon, float* out);
   void (*silu_gate)(const float* gate, const float* up, int n, float* out);
   void (*gelu_gate)(const float* gate, const float* up, int n, float* out);
+  // Rows of a tile of 16 gates, 16 ups, 16 gates, 16 ups; the 32 gated values take the row's front.
+  void (*silu_gate_tile)(float* tile, int rows);
+  void (*gelu_gate_tile)(float* tile, int rows);
   void (*gelu)(float* x, int n);
   void (*softcap)(float* x, int n, float cap);  // cap * tanh(x / cap)
   // Rounds to f16, clamping to the largest finite one; returns how many were clamped.

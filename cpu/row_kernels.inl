@@ -100,10 +100,13 @@ void layer_norm(
   }
 }
 
+inline v16 silu_of(v16 x) {
+  return x / (set1(1.0f) + exponential(set1(0) - x));
+}
+
 void silu_gate(const float* gate, const float* up, int n, float* out) {
   for (int i = 0; i < n; i += 16) {
-    const v16 g = load_some(gate + i, n - i);
-    const v16 gated = g / (set1(1.0f) + exponential(set1(0) - g));
+    const v16 gated = silu_of(load_some(gate + i, n - i));
     store_some(out + i, gated * load_some(up + i, n - i), n - i);
   }
 }
@@ -112,6 +115,20 @@ void gelu_gate(const float* gate, const float* up, int n, float* out) {
   for (int i = 0; i < n; i += 16) {
     const v16 gated = gelu_of(load_some(gate + i, n - i));
     store_some(out + i, gated * load_some(up + i, n - i), n - i);
+  }
+}
+
+void silu_gate_tile(float* tile, int rows) {
+  for (float* y = tile; y != tile + 64 * rows; y += 64) {
+    store(y, silu_of(load(y)) * load(y + 16));
+    store(y + 16, silu_of(load(y + 32)) * load(y + 48));
+  }
+}
+
+void gelu_gate_tile(float* tile, int rows) {
+  for (float* y = tile; y != tile + 64 * rows; y += 64) {
+    store(y, gelu_of(load(y)) * load(y + 16));
+    store(y + 16, gelu_of(load(y + 32)) * load(y + 48));
   }
 }
 

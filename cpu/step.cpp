@@ -48,12 +48,12 @@ workspace_sizes::workspace_sizes(const model::hyperparameters& shape,
       width(shape.width),
       qkv(whole_tiles((shape.heads + 2 * shape.kv_heads) * shape.head_dim)),
       attention(shape.heads * shape.head_dim),
-      hidden(has_gate(shape) && !interleaves(shape) ? 2 * whole_tiles(shape.ffn)
-                                                    : whole_tiles(shape.ffn)),
+      hidden(interleaves(shape) ? 0 : (has_gate(shape) ? 2 : 1) * whole_tiles(shape.ffn)),
       logits(whole_tiles(shape.vocabulary)),
       output(whole_tiles(shape.width)),
       columns(std::max({shape.width, attention, shape.ffn})) {
-  inputs = activations::bytes(rows, columns, chosen, true);
+  inputs = activations::bytes(rows, std::max(width, attention), chosen, true) +
+           activations::bytes(rows, shape.ffn, chosen, true);
   if (chosen.precision == numerics::fast) {
     inputs += activations::bytes(rows, width, of_precise(chosen), true);
   }
@@ -71,7 +71,7 @@ std::uint64_t workspace_sizes::bytes() const noexcept {
   const std::uint64_t thread_bytes =
       (size(std::max(columns, qkv)) + size(rows) * size(tile_rows)) * 4 + size(qkv) * 2;
   return size(rows) * row_floats * 4 + inputs + size(threads) * thread_bytes +
-         size(head_rows) * size(logits) * 4;
+         size(head_rows) * (size(logits) * 4 + size(logits) / tile_rows * 20);
 }
 
 step::step(std::shared_ptr<const weights> from, const options& chosen, kv_pool pool)
@@ -81,7 +81,14 @@ step::step(std::shared_ptr<const weights> from, const options& chosen, kv_pool p
       kv_saturated_(chosen.kv_saturated),
       kernels_(*find_row_kernels(weights_->path)),
       threads_(sizes_.threads),
-      inputs_(sizes_.rows, sizes_.columns, of_weights(*weights_, chosen), weights_->reads_floats()),
+      inputs_(sizes_.rows,
+              std::max(sizes_.width, sizes_.attention),
+              of_weights(*weights_, chosen),
+              weights_->reads_floats()),
+      hidden_inputs_(sizes_.rows,
+                     weights_->shape.ffn,
+                     of_weights(*weights_, chosen),
+                     weights_->reads_floats()),
       x_(floats(sizes_.rows, sizes_.width)),
       qkv_(floats(sizes_.rows, sizes_.qkv)),
       attention_(floats(sizes_.rows, sizes_.attention)),
@@ -96,6 +103,12 @@ step::step(std::shared_ptr<const weights> from, const options& chosen, kv_pool p
     precise_ = std::make_unique<activations>(sizes_.rows, sizes_.width,
                                              of_precise(of_weights(*weights_, chosen)),
                                              weights_->reads_floats());
+  }
+  if (!weights_->head_norms.empty()) {
+    tile_tops_ = floats(sizes_.head_rows, weights_->head->tiles());
+    row_bounds_ = floats(sizes_.head_rows, 1);
+    candidates_.reserve(tile_tops_.size());
+    bounded_results_.reserve(row_bounds_.size());
   }
   rows_.reserve(static_cast<std::size_t>(sizes_.rows));
   tasks_.reserve(static_cast<std::size_t>(sizes_.rows));
@@ -231,14 +244,15 @@ const float* step::norm_row(int row_index,
   return out;
 }
 
-// x += post_norm(W input + bias), the inputs being set.
+// x += post_norm(W inputs + bias).
 void step::add_output(const linear& matrix,
+                      const activations& inputs,
                       const std::vector<float>& bias,
                       const std::vector<float>& post_norm) {
   const int count = static_cast<int>(rows_.size());
   float* target = post_norm.empty() ? x_.data() : output_.data();
   const int stride = post_norm.empty() ? sizes_.width : sizes_.output;
-  each_tile(matrix, tile_inputs(inputs_), count, [&](int tile, int first, int end, const float* y) {
+  each_tile(matrix, tile_inputs(inputs), count, [&](int tile, int first, int end, const float* y) {
     const int column = tile * tile_rows;
     const int columns = std::min(tile_rows, sizes_.width - column);
     for (int r = first; r < end; ++r, y += tile_rows) {
@@ -260,14 +274,13 @@ void step::add_output(const linear& matrix,
   });
 }
 
-// A tile of gate and up in turns of 16 rows gives 32 values of h.
-void step::gate_tile(int tile, int first, int end, const float* y) {
-  const auto gate = shape().activation == model::activation_kind::silu_gate ? kernels_.silu_gate
-                                                                            : kernels_.gelu_gate;
+// A tile of gate and up in turns of 16 rows gives 32 values of h: one block of W_down's inputs.
+void step::gate_tile(int tile, int first, int end, float* y) {
+  const bool silu = shape().activation == model::activation_kind::silu_gate;
+  (silu ? kernels_.silu_gate_tile : kernels_.gelu_gate_tile)(y, end - first);
+  constexpr int columns = tile_rows / 2;
   for (int r = first; r < end; ++r, y += tile_rows) {
-    float* h = hidden_.data() + at(r, sizes_.hidden) + tile * (tile_rows / 2);
-    gate(y, y + 16, 16, h);
-    gate(y + 32, y + 48, 16, h + 16);
+    hidden_inputs_.set_part(r, tile * columns, y, columns);
   }
 }
 
@@ -292,7 +305,7 @@ void step::ffn_input(int layer) {
                 sizes_.width);
   });
   each_tile(*from.gate_up, tile_inputs(inputs_), count,
-            [&](int tile, int first, int end, const float* y) {
+            [&](int tile, int first, int end, float* y) {
               if (weights_->interleaved) return gate_tile(tile, first, end, y);
               const int column = tile * tile_rows;
               const int columns = std::min(tile_rows, from.gate_up->rows() - column);
@@ -301,15 +314,15 @@ void step::ffn_input(int layer) {
               }
             });
   if (weights_->interleaved) return;
-  each_row(count, [&](int row_index, int) { gate_row(layer, row_index); });
+  each_row(count, [&](int row_index, int) {
+    gate_row(layer, row_index);
+    hidden_inputs_.set(row_index, hidden_.data() + at(row_index, sizes_.hidden), shape().ffn);
+  });
 }
 
 void step::ffn_output(int layer) {
   const layer_weights& from = weights_->layers[static_cast<std::size_t>(layer)];
-  each_row(static_cast<int>(rows_.size()), [&](int row_index, int) {
-    inputs_.set(row_index, hidden_.data() + at(row_index, sizes_.hidden), shape().ffn);
-  });
-  add_output(*from.down, from.down_bias, from.ffn_post_norm);
+  add_output(*from.down, hidden_inputs_, from.down_bias, from.ffn_post_norm);
 }
 
 }  // namespace foretoken::cpu

@@ -89,6 +89,7 @@ class step final : public model::ops {
   // Inputs of 16 bits: in fast, an object of their own.
   activations& precise_inputs() noexcept { return precise_ ? *precise_ : inputs_; }
   int first_precise_tile() const noexcept;  // of fused QKV
+  bool sets_outputs() const noexcept;
   const float* norm_row(int row_index,
                         const std::vector<float>& weight,
                         const std::vector<float>& bias,
@@ -98,11 +99,18 @@ class step final : public model::ops {
   void append(int row_index, int layer, const float* keys, const float* values, int thread);
   void attend_rows(int layer, const row& first, int first_row, int count, int kv_head);
   void add_output(const linear& matrix,
+                  const activations& inputs,
                   const std::vector<float>& bias,
                   const std::vector<float>& post_norm);
-  void gate_tile(int tile, int first, int end, const float* y);
+  void gate_tile(int tile, int first, int end, float* y);
   void gate_row(int layer, int row_index);
   void collect_tasks(model::step_result& out);
+  bool is_greedy(const head_task& task) const noexcept;
+  std::size_t split_greedy();
+  void set_bounded_inputs(std::span<const head_task> tasks);
+  float largest_of(int tile, const float* y) const noexcept;
+  void collect_candidates(int count);
+  void run_bounded_block(std::span<const head_task> tasks, model::step_result& out);
   void run_head_block(std::span<const head_task> tasks, model::step_result& out);
   void finish_task(const head_task& task, std::span<float> logits, model::step_result& out) const;
 
@@ -112,7 +120,8 @@ class step final : public model::ops {
   counter* kv_saturated_;
   const row_kernels& kernels_;
   thread_pool threads_;
-  activations inputs_;
+  activations inputs_;                    // of QKV, W_o, gate and up
+  activations hidden_inputs_;             // of W_down: written while gate and up still read theirs
   std::unique_ptr<activations> precise_;  // only in fast
   const model::micro_batch* batch_ = nullptr;
   std::vector<row> rows_;
@@ -125,6 +134,15 @@ class step final : public model::ops {
   std::vector<float> x_, qkv_, attention_, hidden_, output_, logits_, angles_;
   std::vector<float> scratch_, tiles_;  // one part a thread
   std::vector<std::uint16_t> half_;     // one part a thread
+  struct candidate {                    // a tile that may hold a row's best token
+    int row = 0, tile = 0;
+    token best = -1;
+    float value = 0;
+  };
+  std::vector<candidate> candidates_;
+  std::vector<float> tile_tops_;   // [head rows][tiles]: largest value of the bounded pass
+  std::vector<float> row_bounds_;  // [head rows]: of its error, per unit of |w|
+  std::vector<model::sampled> bounded_results_;
   logits_probe probe_ = nullptr;
   void* probe_context_ = nullptr;
 };

@@ -130,6 +130,17 @@ void step::attend_rows(int layer, const row& first, int first_row, int count, in
     kernels_.attend(job);
     job.query_count = 0;
   }
+  if (!sets_outputs()) return;
+  const int columns = group * dim;
+  for (int r = first_row; r < first_row + count; ++r) {
+    inputs_.set_part(r, kv_head * columns,
+                     attention_.data() + at(r, sizes_.attention) + kv_head * columns, columns);
+  }
+}
+
+// Whether the heads of one KV head are whole blocks of W_o's inputs, so that who attends sets them.
+bool step::sets_outputs() const noexcept {
+  return shape().heads / shape().kv_heads * shape().head_dim % 32 == 0;
 }
 
 void step::attention(int layer) {
@@ -145,10 +156,12 @@ void step::attention(int layer) {
 
 void step::attention_output(int layer) {
   const layer_weights& from = weights_->layers[static_cast<std::size_t>(layer)];
-  each_row(static_cast<int>(rows_.size()), [&](int row_index, int) {
-    inputs_.set(row_index, attention_.data() + at(row_index, sizes_.attention), sizes_.attention);
-  });
-  add_output(*from.o, from.o_bias, from.attention_post_norm);
+  if (!sets_outputs()) {
+    each_row(static_cast<int>(rows_.size()), [&](int row_index, int) {
+      inputs_.set(row_index, attention_.data() + at(row_index, sizes_.attention), sizes_.attention);
+    });
+  }
+  add_output(*from.o, inputs_, from.o_bias, from.attention_post_norm);
 }
 
 }  // namespace foretoken::cpu

@@ -77,9 +77,13 @@ void step::run_head_block(std::span<const head_task> tasks, model::step_result& 
 
 status step::head(model::step_result& out) {
   collect_tasks(out);
+  const std::size_t greedy = split_greedy();
   const auto block_rows = static_cast<std::size_t>(sizes_.head_rows);
   const std::span<const head_task> all(tasks_);
-  for (std::size_t first = 0; first < all.size(); first += block_rows) {
+  for (std::size_t first = 0; first < greedy; first += block_rows) {
+    run_bounded_block(all.subspan(first, std::min(block_rows, greedy - first)), out);
+  }
+  for (std::size_t first = greedy; first < all.size(); first += block_rows) {
     run_head_block(all.subspan(first, std::min(block_rows, all.size() - first)), out);
   }
   batch_ = nullptr;

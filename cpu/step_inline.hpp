@@ -36,7 +36,7 @@ void step::each_tile(const linear& matrix, const tile_inputs& inputs, int rows, 
     const int end = std::min(rows, first + ticket_rows);
     float* y = tiles_.data() + at(thread, sizes_.rows * tile_rows);
     matrix.apply(tile, inputs.of(tile), first, end, y, tile_rows);
-    work(tile, first, end, static_cast<const float*>(y + at(first, tile_rows)));
+    work(tile, first, end, y + at(first, tile_rows));
   });
 }
 

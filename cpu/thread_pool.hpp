@@ -20,9 +20,12 @@ class thread_pool {
   // caller at a time. `work` must not throw and must not depend on which thread runs it.
   template <class Work>
   void run(int tickets, Work&& work) {
-    run_tickets(tickets, [](void* context, int ticket, int thread) {
-      (*static_cast<std::remove_reference_t<Work>*>(context))(ticket, thread);
-    }, &work);
+    run_tickets(
+        tickets,
+        [](void* context, int ticket, int thread) {
+          (*static_cast<std::remove_reference_t<Work>*>(context))(ticket, thread);
+        },
+        &work);
   }
 
  private:

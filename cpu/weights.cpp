@@ -2,6 +2,7 @@
 #include "cpu/weights.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <thread>
 #include <utility>
@@ -137,6 +138,24 @@ class packer {
     return pack_into(to.down, {from.down}, false);
   }
 
+  // Lengths of a tile's rows: bounds of what an error of the inputs does to a logit.
+  std::vector<float> tile_norms(const tensor& head) {
+    std::vector<float> out(static_cast<std::size_t>((head.rows + tile_rows - 1) / tile_rows));
+    threads_.run(static_cast<int>(out.size()), [&](int tile, int) {
+      std::vector<float> row(static_cast<std::size_t>(head.columns));
+      double largest = 0;
+      const std::int64_t first = std::int64_t{tile} * tile_rows;
+      for (std::int64_t n = first; n < std::min(head.rows, first + tile_rows); ++n) {
+        model::dequantise(head, n, 1, row.data());
+        double squares = 0;
+        for (const float value : row) squares += static_cast<double>(value) * value;
+        largest = largest < squares || std::isnan(squares) ? squares : largest;
+      }
+      out[static_cast<std::size_t>(tile)] = static_cast<float>(1.00001 * std::sqrt(largest));
+    });
+    return out;
+  }
+
  private:
   std::uint64_t total() const noexcept { return std::max<std::uint64_t>(file_.file_bytes, 1); }
   const model::model_file& file_;
@@ -199,6 +218,8 @@ result<std::shared_ptr<const weights>> prepare_weights(const model::model_file& 
     FORETOKEN_TRY(pack.pack_layer(file.tensors.layers[i], made->layers[i]));
   }
   FORETOKEN_TRY(pack.pack_into(made->head, {file.tensors.head}, false));
+  if (chosen.precision == numerics::fast && !made->head->reads_floats())
+    made->head_norms = pack.tile_norms(file.tensors.head);
   return std::shared_ptr<const weights>(std::move(made));
 }
 

@@ -35,6 +35,9 @@ class weights {
   std::vector<layer_weights> layers;
   std::vector<float> final_norm, final_norm_bias;
   std::unique_ptr<const linear> head;
+  // [tiles of the head]: the largest Euclidean length of a row, rounded up; empty when the head
+  // reads floats.
+  std::vector<float> head_norms;
 
   // Whether some matrix reads its inputs as floats.
   bool reads_floats() const noexcept;

@@ -2,6 +2,7 @@
 #pragma once
 // A small random model in memory, and a device that remembers every row's raw logits.
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <deque>
@@ -12,6 +13,7 @@
 
 #include <doctest/doctest.h>
 
+#include "base/half.hpp"
 #include "cpu/dispatch.hpp"
 #include "cpu/step.hpp"
 #include "model/forward.hpp"
@@ -19,9 +21,14 @@
 
 namespace foretoken::test {
 
+// How the matrices are stored: as floats, or in blocks of 32 bytes with a scale (those whose
+// columns are whole blocks).
+enum class stored { floats, q8_0 };
+
 class made_model final : public model::model_file {
  public:
-  explicit made_model(model::hyperparameters given, unsigned seed = 1) : random_(seed) {
+  explicit made_model(model::hyperparameters given, stored how = stored::floats, unsigned seed = 1)
+      : how_(how), random_(seed) {
     shape = std::move(given);
     const int q = shape.heads * shape.head_dim;
     const int kv = shape.kv_heads * shape.head_dim;
@@ -97,10 +104,31 @@ class made_model final : public model::model_file {
     out.rows = rows;
     out.columns = columns;
     out.bytes = std::as_bytes(std::span(values));
+    if (how_ == stored::q8_0 && rows > 1 && columns % 32 == 0) quantise(out, values);
     return out;
   }
+  void quantise(model::tensor& target, const std::vector<float>& values) {
+    auto& blocks = blocks_.emplace_back();
+    for (std::size_t first = 0; first < values.size(); first += 32) {
+      float largest = 1e-6f;
+      for (std::size_t i = first; i < first + 32; ++i)
+        largest = std::max(largest, std::abs(values[i]));
+      const std::uint16_t scale = float_to_f16(largest / 127);
+      blocks.push_back(static_cast<std::byte>(scale & 255u));
+      blocks.push_back(static_cast<std::byte>(scale >> 8));
+      for (std::size_t i = first; i < first + 32; ++i) {
+        const float quant = std::nearbyint(values[i] / f16_to_float(scale));
+        const auto byte = static_cast<std::int8_t>(std::clamp(quant, -127.0f, 127.0f));
+        blocks.push_back(static_cast<std::byte>(byte));
+      }
+    }
+    target.type = model::dtype::q8_0;
+    target.bytes = blocks;
+  }
+  stored how_;
   std::mt19937 random_;
   std::deque<std::vector<float>> storage_;
+  std::deque<std::vector<std::byte>> blocks_;
 };
 
 inline model::micro_batch batch_of(std::vector<model::slice> slices) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The row kernels against float64 formulas, on every path of this machine.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -81,6 +82,32 @@ TEST_CASE("row_kernels: gates and caps are the formulas, far outside too") {
         check_close(plain[i], 0.5 * x * (1 + tanh), std::abs(x) + 1);
         check_close(capped[i], 30 * std::tanh(x / 30), 30);
       }
+    }
+  }
+}
+
+TEST_CASE("row_kernels: gates of a tile are the gates of its rows, and no row behind is touched") {
+  for (const row_kernels* kernels : kernels_here()) {
+    CAPTURE(kernels->name);
+    for (const int rows : {0, 1, 3}) {
+      const auto before = values(64 * (rows + 1), 4, 7);
+      auto silu = before, gelu = before;
+      kernels->silu_gate_tile(silu.data(), rows);
+      kernels->gelu_gate_tile(gelu.data(), rows);
+      for (int r = 0; r < rows; ++r) {
+        for (int half = 0; half < 2; ++half) {
+          const float* from = before.data() + 64 * r + 32 * half;
+          float expected[16], other[16];
+          kernels->silu_gate(from, from + 16, 16, expected);
+          kernels->gelu_gate(from, from + 16, 16, other);
+          for (int i = 0; i < 16; ++i) {
+            CHECK(silu[static_cast<std::size_t>(64 * r + 16 * half + i)] == expected[i]);
+            CHECK(gelu[static_cast<std::size_t>(64 * r + 16 * half + i)] == other[i]);
+          }
+        }
+      }
+      CHECK(std::equal(before.end() - 64, before.end(), silu.end() - 64));
+      CHECK(std::equal(before.end() - 64, before.end(), gelu.end() - 64));
     }
   }
 }
