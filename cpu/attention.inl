@@ -28,21 +28,30 @@ inline const std::byte* page_keys(const attention_job& job, int page) {
   return job.base + job.page_stride * static_cast<std::size_t>(job.pages[page]);
 }
 
-template <bool Half, int Count>
+// Scores of Pages neighbouring pages at once: each sum is one chain of multiply-adds, and a few
+// chains side by side hide its latency.
+template <bool Half, int Count, int Pages>
 void page_scores(const attention_job& job, int page, int slot, attention_state& state) {
-  const std::byte* keys = page_keys(job, page);
-  v16 sum[attention_tile];
-  for (int i = 0; i < Count; ++i) sum[i] = set1(0);
-  for (int d = 0; d < job.head_dim; ++d) {
-    const v16 key = load_kv<Half>(keys, d * page_tokens);
-    for (int i = 0; i < Count; ++i) sum[i] = fma(key, set1(job.queries[i].q[d]), sum[i]);
+  const std::byte* keys[score_pages];
+  v16 sum[score_pages][attention_tile];
+  for (int p = 0; p < Pages; ++p) {
+    keys[p] = page_keys(job, page + p);
+    for (int i = 0; i < Count; ++i) sum[p][i] = set1(0);
   }
-  for (int i = 0; i < Count; ++i) {
-    v16 score = sum[i] * set1(job.scale);
-    if (job.softcap > 0) {
-      score = set1(job.softcap) * hyperbolic_tangent(score / set1(job.softcap));
+  for (int d = 0; d < job.head_dim; ++d) {
+    for (int p = 0; p < Pages; ++p) {
+      const v16 key = load_kv<Half>(keys[p], d * page_tokens);
+      for (int i = 0; i < Count; ++i) sum[p][i] = fma(key, set1(job.queries[i].q[d]), sum[p][i]);
     }
-    store(&state.probability[i][slot * page_tokens], score);
+  }
+  for (int p = 0; p < Pages; ++p) {
+    for (int i = 0; i < Count; ++i) {
+      v16 score = sum[p][i] * set1(job.scale);
+      if (job.softcap > 0) {
+        score = set1(job.softcap) * hyperbolic_tangent(score / set1(job.softcap));
+      }
+      store(&state.probability[i][(slot + p) * page_tokens], score);
+    }
   }
 }
 
@@ -79,7 +88,35 @@ void chunk_softmax(attention_state& state, int query, int chunk, int first, int 
   }
 }
 
-// out += weight * value for positions [low, high) of a page, queries [first, first + Count).
+// out += weight * value for positions [low, high) of a page, queries [first, first + Count), values
+// [d, d + 16 * Vectors).
+template <bool Half, int Count, int Vectors>
+void add_columns(const attention_job& job,
+                 const std::byte* values,
+                 int slot,
+                 int first,
+                 int low,
+                 int high,
+                 int d,
+                 attention_state& state) {
+  const int dim = padded_dim(job.head_dim);
+  v16 out[attention_tile][value_vectors];
+  for (int i = 0; i < Count; ++i) {
+    for (int v = 0; v < Vectors; ++v) out[i][v] = load(&state.out[first + i][d + 16 * v]);
+  }
+  for (int at = low; at < high; ++at) {
+    v16 value[value_vectors];
+    for (int v = 0; v < Vectors; ++v) value[v] = load_kv<Half>(values, at * dim + d + 16 * v);
+    for (int i = 0; i < Count; ++i) {
+      const v16 weight = set1(state.probability[first + i][slot * page_tokens + at]);
+      for (int v = 0; v < Vectors; ++v) out[i][v] = fma(value[v], weight, out[i][v]);
+    }
+  }
+  for (int i = 0; i < Count; ++i) {
+    for (int v = 0; v < Vectors; ++v) store(&state.out[first + i][d + 16 * v], out[i][v]);
+  }
+}
+
 template <bool Half, int Count>
 void add_values(const attention_job& job,
                 const std::byte* values,
@@ -89,16 +126,13 @@ void add_values(const attention_job& job,
                 int high,
                 attention_state& state) {
   const int dim = padded_dim(job.head_dim);
-  for (int d = 0; d < dim; d += 16) {
-    v16 out[attention_tile];
-    for (int i = 0; i < Count; ++i) out[i] = load(&state.out[first + i][d]);
-    for (int at = low; at < high; ++at) {
-      const v16 value = load_kv<Half>(values, at * dim + d);
-      for (int i = 0; i < Count; ++i) {
-        out[i] = fma(value, set1(state.probability[first + i][slot * page_tokens + at]), out[i]);
-      }
-    }
-    for (int i = 0; i < Count; ++i) store(&state.out[first + i][d], out[i]);
+  constexpr int step = 16 * value_vectors;
+  int d = 0;
+  for (; d + step <= dim; d += step) {
+    add_columns<Half, Count, value_vectors>(job, values, slot, first, low, high, d, state);
+  }
+  for (; d < dim; d += 16) {
+    add_columns<Half, Count, 1>(job, values, slot, first, low, high, d, state);
   }
 }
 
@@ -144,8 +178,12 @@ void attend_tile(const attention_job& job) {
     const int all_pages = (end + page_tokens - 1) / page_tokens;
     const int chunk_end = chunk / page_tokens + chunk_pages;
     const int page_end = all_pages < chunk_end ? all_pages : chunk_end;
-    for (int page = lowest_page; page < page_end; ++page) {
-      page_scores<Half, Count>(job, page, page - chunk / page_tokens, state);
+    int scored = lowest_page;
+    for (; scored + score_pages <= page_end; scored += score_pages) {
+      page_scores<Half, Count, score_pages>(job, scored, scored - chunk / page_tokens, state);
+    }
+    for (; scored < page_end; ++scored) {
+      page_scores<Half, Count, 1>(job, scored, scored - chunk / page_tokens, state);
     }
     for (int i = 0; i < Count; ++i) {
       const int first = first_position(job, i) > chunk ? first_position(job, i) : chunk;

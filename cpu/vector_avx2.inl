@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sixteen floats as two AVX2 registers. Included once, inside an unnamed namespace.
+// A v16 is two registers of 16: the sums of one page or vector fill half of them.
+constexpr int score_pages = 1;
+constexpr int value_vectors = 1;
+
 struct v16 {
   __m256 a, b;
 };

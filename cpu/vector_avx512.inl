@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sixteen floats on AVX-512. Included once, inside an unnamed namespace.
+// 32 registers hold the sums of four pages, or of 64 values, of four queries.
+constexpr int score_pages = 4;
+constexpr int value_vectors = 4;
+
 struct v16 {
   __m512 v;
 };
