@@ -10,7 +10,7 @@
 //   cached  findable in the tree only; can be reclaimed, least recently used first, leaves first
 //
 // The tree is token-level: edges hold tokens and the pages that cover them. Its root is chosen by a
-// namespace hash (model, numerics, cache_salt), so nobody reuses or times another's prompt.
+// namespace hash (model, precision, cache_salt), so nobody reuses or times another's prompt.
 
 #include <cstdint>
 #include <memory>
