@@ -20,17 +20,17 @@ constexpr std::size_t whole_blocks(std::size_t columns) {
 struct part_sizes {
   std::size_t values = 0, bytes = 0, words = 0, scales = 0, int_sums = 0;
 
-  part_sizes(std::size_t blocks, const options& chosen, bool keep_floats, bool byte_planes) {
+  part_sizes(std::size_t blocks,
+             const options& chosen,
+             bool keep_floats,
+             const linear_kernels& kernels) {
     const std::size_t columns = blocks * block_columns;
     const bool integers = chosen.precision != numerics::float32;
     const std::size_t planes = chosen.precision == numerics::exact ? 2 : 1;
     if (keep_floats || !integers) values = columns * 4;
     if (!integers) return;
-    if (byte_planes) {
-      bytes = columns * planes;
-    } else {
-      words = columns * 2;
-    }
+    if (kernels.byte_planes) bytes = columns * planes;
+    if (kernels.words) words = columns * 2;
     scales = blocks * 4;
     int_sums = blocks * 8;  // two a block; half sums are as many floats
   }
@@ -52,7 +52,7 @@ std::uint64_t activations::bytes(int rows_max,
                                  const options& chosen,
                                  bool keep_floats) {
   const part_sizes sizes(whole_blocks(static_cast<std::size_t>(columns_max)), chosen, keep_floats,
-                         kernels_for(chosen).byte_planes);
+                         kernels_for(chosen));
   return static_cast<std::uint64_t>(rows_max) * sizes.total() + parts * 64;
 }
 
@@ -65,7 +65,7 @@ activations::activations(int rows_max, int columns_max, const options& chosen, b
   s.blocks = whole_blocks(static_cast<std::size_t>(columns_max));
   s.stride = s.blocks * block_columns;
   if (chosen.precision != numerics::float32) s.planes = chosen.precision == numerics::exact ? 2 : 1;
-  const part_sizes sizes(s.blocks, chosen, keep_floats, s.kernels->byte_planes);
+  const part_sizes sizes(s.blocks, chosen, keep_floats, *s.kernels);
   auto memory = memory_block::take(bytes(rows_max, columns_max, chosen, keep_floats));
   FORETOKEN_ASSERT(memory.has_value());  // address space only: the plan was checked before
   s.memory = std::move(memory).value();

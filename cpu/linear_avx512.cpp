@@ -343,7 +343,7 @@ void integer_tile(const std::byte* records,
 
 }  // namespace
 
-const linear_kernels avx512_kernels{true, quantise, integer_tile, avx512::float_tile};
+const linear_kernels avx512_kernels{true, false, quantise, integer_tile, avx512::float_tile};
 
 }  // namespace foretoken::cpu
 

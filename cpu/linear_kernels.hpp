@@ -16,8 +16,8 @@
 //
 // Activations are 16-bit integers q = 256 * high + low in `exact` and 8-bit ones in `fast`. The
 // AVX-512 path keeps them as planes of bytes: two for exact, one for fast; high and low bytes of a
-// row are to the kernels what two rows are. The other paths keep 16-bit words, which their
-// multiply-adds take without ever saturating. |sum| <= 32 * 255 * 32512 < 2^31.
+// row are to the kernels what two rows are. The portable path keeps 16-bit words, and AVX2 both:
+// its byte multiply-adds would saturate with 8-bit weights. |sum| <= 32 * 255 * 32512 < 2^31.
 //
 // Float weights: a tile is [columns][64 rows] in the type of the file.
 //
@@ -104,7 +104,8 @@ struct tile_output {
 };
 
 struct linear_kernels {
-  bool byte_planes = false;  // how quants are kept
+  bool byte_planes = false;  // how quants are kept: one form or both
+  bool words = false;
   // One block of 32 values into block `at` (counted over all rows).
   void (*quantise)(const activations::storage& to, std::size_t at, const float* x);
   void (*integer_tile)(const std::byte* records,
