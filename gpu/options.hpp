@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+
+namespace foretoken {
+class counter;
+}  // namespace foretoken
+
+namespace foretoken::gpu {
+
+struct options {
+  int device = 0;                       // ordinal, as the driver counts
+  int rows_max = 512;                   // rows of one step
+  std::uint64_t kv_bytes = 256u << 20;  // KV pool, taken at start
+  bool graphs = true;                   // replay recorded steps; off for a debugger
+  // A test's fault: the step with this number (from 1) fails as a lost device does; 0 = never.
+  std::uint64_t fail_at_step = 0;
+  counter* kv_saturated = nullptr;  // keys and values clamped to the f16 range; outlives the ops
+};
+
+}  // namespace foretoken::gpu
