@@ -80,6 +80,7 @@ void settings_flags::add(CLI::App& app) {
   app.add_option("--config", file_, "Configuration file (TOML)");
   app.add_option("--set", sets_, "section.key=value; may be repeated")->take_all();
   app.add_option("--model", model_, "A .gguf file or a Hugging Face folder");
+  app.add_option("--device", device_, "auto, cpu, cuda or cuda:N (model.device)");
   app.add_option("--threads", threads_, "Compute threads (cpu.threads)");
   app.add_option("--kv-bytes", kv_bytes_, "KV pool, for example 256MiB (cache.kv_bytes)");
   app.add_option("--log-level", log_level_, "trace, debug, info, warn, error or off");
@@ -92,6 +93,7 @@ result<config::settings> settings_flags::load() const {
   FORETOKEN_TRY(config::read_environment(environment(), all));
   for (const std::string& pair : sets_) FORETOKEN_TRY(set_pair(pair, all));
   FORETOKEN_TRY(set_flag("--model", "model.path", model_, all));
+  FORETOKEN_TRY(set_flag("--device", "model.device", device_, all));
   FORETOKEN_TRY(set_flag("--threads", "cpu.threads", threads_, all));
   FORETOKEN_TRY(set_flag("--kv-bytes", "cache.kv_bytes", kv_bytes_, all));
   FORETOKEN_TRY(set_flag("--log-level", "log.level", log_level_, all));
