@@ -20,8 +20,8 @@ namespace foretoken::gpu {
 using row_order = std::vector<std::int32_t>;
 
 row_order plain_order(int rows);
-// Rows q, k, v one below the other in the model. The two values of a rotary pair stand in rows r and
-// r + 8 of a tile.
+// Rows q, k, v one below the other in the model. The two values of a rotary pair stand in rows r
+// and r + 8 of a tile.
 row_order qkv_order(int heads, int kv_heads, int head_dim, int pairs, bool neighbours);
 // gate[ffn] then up[ffn] in the model. gate j and up j stand in rows r and r + 8 of a tile.
 row_order gate_up_order(int ffn);
@@ -31,13 +31,20 @@ std::size_t packed_scale_bytes(weight_form form, int rows, int columns);
 
 // One k-step tile order for 16-bit weights. values: [source rows][columns] f16 bits, row-major.
 // `codes`: packed_code_bytes(f16, order.size(), columns).
-void pack_f16(std::span<const std::uint16_t> values, int columns, const row_order& order,
+void pack_f16(std::span<const std::uint16_t> values,
+              int columns,
+              const row_order& order,
               std::byte* codes);
-// Codes 0..255 or 0..15 [source rows][columns]; scale and minimum [source rows][columns / 32] f16 bits.
-// weight = scale * code + minimum.
-void pack_quantised(weight_form form, std::span<const std::uint8_t> values,
-                    std::span<const std::uint16_t> scale, std::span<const std::uint16_t> minimum,
-                    int columns, const row_order& order, std::byte* codes, std::uint32_t* scales);
+// Codes 0..255 or 0..15 [source rows][columns]; scale and minimum [source rows][columns / 32] f16
+// bits. weight = scale * code + minimum.
+void pack_quantised(weight_form form,
+                    std::span<const std::uint8_t> values,
+                    std::span<const std::uint16_t> scale,
+                    std::span<const std::uint16_t> minimum,
+                    int columns,
+                    const row_order& order,
+                    std::byte* codes,
+                    std::uint32_t* scales);
 
 // round_to_f16(scale * code + minimum) with one rounding: the definition the kernels match.
 std::uint16_t dequantised_f16(std::uint16_t scale, std::uint16_t minimum, int code);

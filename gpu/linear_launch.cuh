@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Which of the linear kernels runs, by the number of rows and the size of the matrix: a choice of
+// speed only, their bits are equal.
+
+#include "gpu/launch.cuh"
+#include "gpu/linear.cuh"
+
+namespace foretoken::gpu {
+
+// Rows up to which every block holds all of its inputs: 32 rows of 576 are 37 KB.
+constexpr int resident_rows_max = 32;
+// So that two blocks share a multiprocessor.
+constexpr int resident_bytes_max = 112 << 10;
+
+constexpr int blocks_of(int n, int size) {
+  return (n + size - 1) / size;
+}
+
+template <weight_form Form, int ColumnTiles, int Slots, class Epilogue>
+status launch_resident(const launch_context& on, const linear_job& job, const Epilogue& epilogue) {
+  const int bytes = resident_bytes<ColumnTiles, Slots>(job);
+  const int blocks = blocks_of(job.w.rows / 16, Slots);
+  const int fit = bytes <= 56 << 10 ? 4 : bytes <= resident_bytes_max ? 2 : 1;
+  const int grid = blocks < on.multiprocessors * fit ? blocks : on.multiprocessors * fit;
+  return launch(on, linear_resident<Form, ColumnTiles, Slots, Epilogue>,
+                {grid, blocks_of(job.input.rows, 8 * ColumnTiles), 1}, Slots * 128, bytes, job,
+                epilogue);
+}
+
+template <weight_form Form, int RowTiles, int ColumnTiles, int Slots, class Epilogue>
+status launch_streamed(const launch_context& on, const linear_job& job, const Epilogue& epilogue) {
+  constexpr int bytes = streamed_scale_at<ColumnTiles, Slots * RowTiles, 3>() + 8 * ColumnTiles * 4;
+  return launch(
+      on, linear_streamed<Form, RowTiles, ColumnTiles, Slots, Epilogue>,
+      {blocks_of(job.w.rows / 16, Slots * RowTiles), blocks_of(job.input.rows, 8 * ColumnTiles), 1},
+      Slots * 128, bytes, job, epilogue);
+}
+
+template <weight_form Form, class Epilogue>
+status launch_many(const launch_context& on, const linear_job& job, const Epilogue& epilogue) {
+  const int tiles = job.w.rows / 16;
+  const int rows = job.input.rows;
+  // 64 n x 64 rows a block when that fills the device, else smaller blocks.
+  if (blocks_of(tiles, 4) * blocks_of(rows, 64) >= on.multiprocessors) {
+    return launch_streamed<Form, 2, 8, 2>(on, job, epilogue);
+  }
+  if (rows > 32 && blocks_of(tiles, 2) * blocks_of(rows, 64) >= on.multiprocessors) {
+    return launch_streamed<Form, 1, 8, 2>(on, job, epilogue);
+  }
+  return launch_streamed<Form, 1, 4, 1>(on, job, epilogue);
+}
+
+template <weight_form Form, class Epilogue>
+status launch_few(const launch_context& on, const linear_job& job, const Epilogue& epilogue) {
+  const bool narrow = job.w.rows / 16 <= on.multiprocessors;
+  if (job.input.rows <= 8) {
+    return narrow ? launch_resident<Form, 1, 1>(on, job, epilogue)
+                  : launch_resident<Form, 1, 2>(on, job, epilogue);
+  }
+  return narrow ? launch_resident<Form, 2, 1>(on, job, epilogue)
+                : launch_resident<Form, 2, 2>(on, job, epilogue);
+}
+
+template <weight_form Form, class Epilogue>
+status launch_form(const launch_context& on, const linear_job& job, const Epilogue& epilogue) {
+  if (job.input.columns % 8 != 0) return unsupported("columns", "not whole eights");
+  if (job.input.rows < 1) return {};
+  if (job.input.rows <= 8 && resident_bytes<1, 2>(job) <= shared_bytes_max) {
+    return launch_few<Form>(on, job, epilogue);
+  }
+  if (job.input.rows <= resident_rows_max && job.input.rows > 8 &&
+      resident_bytes<2, 2>(job) <= resident_bytes_max) {
+    return launch_few<Form>(on, job, epilogue);
+  }
+  return launch_many<Form>(on, job, epilogue);
+}
+
+template <class Epilogue>
+status launch_linear(const launch_context& on, const linear_job& job, const Epilogue& epilogue) {
+  switch (job.w.form) {
+    case weight_form::f16: return launch_form<weight_form::f16>(on, job, epilogue);
+    case weight_form::w8: return launch_form<weight_form::w8>(on, job, epilogue);
+    case weight_form::w4: return launch_form<weight_form::w4>(on, job, epilogue);
+  }
+  return {};
+}
+
+// Layer norm is no row scale: it is applied before, by a kernel of its own (rows.cu).
+status launch_layer_norm(const launch_context& on,
+                         const norm_parameters& norm,
+                         const workspace& work,
+                         int rows,
+                         int width);
+
+// The input that norm(x) is. With a layer norm, launch_layer_norm comes first.
+inline linear_input normed_input(const workspace& work,
+                                 const norm_parameters& norm,
+                                 int rows,
+                                 int width) {
+  linear_input in{work.normed, nullptr, work.squares, norm.epsilon, norm.range, rows, width};
+  if (norm.kind == model::norm_kind::layer) in.squares = nullptr;
+  return in;
+}
+
+}  // namespace foretoken::gpu
