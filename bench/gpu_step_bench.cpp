@@ -96,9 +96,10 @@ class filler {
 
  private:
   static void fill(void* to, std::size_t bytes, const void* from, std::size_t size) {
-    for (std::size_t i = 0; i < bytes; i += size) {
-      must(cudaMemcpy(static_cast<char*>(to) + i, from, std::min(size, bytes - i),
-                      cudaMemcpyHostToDevice),
+    auto* const start = static_cast<char*>(to);
+    must(cudaMemcpy(start, from, std::min(size, bytes), cudaMemcpyHostToDevice), "copy");
+    for (std::size_t done = size; done < bytes; done *= 2) {
+      must(cudaMemcpy(start + done, start, std::min(done, bytes - done), cudaMemcpyDeviceToDevice),
            "copy");
     }
   }
@@ -196,7 +197,7 @@ class bench_step {
     const int pages_each = (context + 16) / 16;
     pool_ = {nullptr, rows * pages_each, shape.kv_heads, shape.head_dim};
     pool_.base = memory_.take<std::uint16_t>(at(shape.layers) * pool_.layer_values());
-    const filler values;
+    static const filler values;
     values.halves(pool_.base, at(shape.layers) * pool_.layer_values() * 2);
     std::vector<std::int32_t> tokens, positions, tables, pages;
     std::vector<gpu::attention_tile> tiles;
@@ -225,8 +226,11 @@ class bench_step {
     return 2.0 * 2.0 * shape.layers * shape.kv_heads * shape.head_dim * context_ * rows_;
   }
 
-  // parts: bit 0 attention, bit 1 products, bit 2 head and digest
-  void queue(unsigned parts = 7) {
+  // parts, as bits: attention, attention input, attention output, ffn input, ffn output, head and
+  // digest
+  static constexpr int part_count = 6;
+  static constexpr unsigned all_parts = (1u << part_count) - 1;
+  void queue(unsigned parts) {
     const bench_shape& shape = model_.shape();
     gpu::launch_context on = on_;
     on.dependent = false;
@@ -250,7 +254,7 @@ class bench_step {
       in.pairs = shape.head_dim / 2;
       in.query_scale = 0.125f;
       in.kv = kv;
-      if (parts & 2) must(gpu::launch_attention_input(on, in), "attention input");
+      if ((parts & 2) != 0) must(gpu::launch_attention_input(on, in), "attention input");
       gpu::attention_arguments attend;
       attend.rows = step_rows_;
       attend.work = work_;
@@ -261,22 +265,21 @@ class bench_step {
       attend.kv_heads = shape.kv_heads;
       attend.head_dim = shape.head_dim;
       attend.kv = kv;
-      if (parts & 1) must(gpu::launch_attention(on, attend), "attention");
-      if (!(parts & 2)) continue;
+      if ((parts & 1) != 0) must(gpu::launch_attention(on, attend), "attention");
       gpu::residual_arguments out{rows_, work_, layer.o, shape.width, {}, layer.ffn_norm};
-      must(gpu::launch_attention_output(on, out), "attention output");
+      if ((parts & 4) != 0) must(gpu::launch_attention_output(on, out), "attention output");
       gpu::ffn_input_arguments up;
       up.rows = rows_;
       up.work = work_;
       up.norm = layer.ffn_norm;
       up.matrix = layer.gate_up;
       up.ffn = shape.ffn;
-      must(gpu::launch_ffn_input(on, up), "ffn input");
+      if ((parts & 8) != 0) must(gpu::launch_ffn_input(on, up), "ffn input");
       out.matrix = layer.down;
       out.next_norm = last ? model_.final_norm : model_.layers[at(i + 1)].attention_norm;
-      must(gpu::launch_ffn_output(on, out), "ffn output");
+      if ((parts & 16) != 0) must(gpu::launch_ffn_output(on, out), "ffn output");
     }
-    if (!(parts & 4)) return;
+    if ((parts & 32) == 0) return;
     gpu::head_arguments head;
     head.rows = rows_;
     head.which = which_there_;
@@ -349,19 +352,24 @@ void run_shape(const bench_shape& shape,
                double rate,
                bool smoke) {
   const bench_model made(shape, form);
-  std::printf("%s, weights %.1f MB; us a step, (attention / products / head and digest alone)\n",
-              shape.name, static_cast<double>(made.weight_bytes()) / 1e6);
+  std::printf(
+      "%s, weights %.1f MB; us a step; parts alone, us a layer: attention,\nattention input, "
+      "attention output, ffn input, ffn output; us a step: head and digest\n",
+      shape.name, static_cast<double>(made.weight_bytes()) / 1e6);
   std::printf("%4s %7s %9s %11s %7s  %s\n", "B", "context", "us", "tokens/s", "floor", "parts");
   for (const int context : {128, 512, 2048}) {
     for (const int rows : {1, 2, 4, 8, 16, 32, 64, 128, 256}) {
       if (smoke && (rows > 8 || context > 128)) continue;
       bench_step one(made, rows, context, on);
-      const double us = one.time(7, smoke ? 3 : 15);
+      const double us = one.time(bench_step::all_parts, smoke ? 3 : 15);
       const double floor = (static_cast<double>(made.weight_bytes()) + one.kv_bytes()) / rate * 1e6;
       std::printf("%4d %7d %9.1f %11.0f %6.1f%%", rows, context, us, rows / us * 1e6,
                   100 * floor / us);
       if (context == 512) {
-        for (const unsigned part : {1u, 2u, 4u}) std::printf("  %8.1f", one.time(part, 5));
+        for (int part = 0; part < bench_step::part_count; ++part) {
+          const double alone = one.time(1u << part, 5);
+          std::printf("  %6.2f", part < 5 ? alone / shape.layers : alone);
+        }
       }
       std::printf("\n");
       std::fflush(stdout);

@@ -33,6 +33,7 @@ struct attention_job {
   int groups;       // blocks a KV head: groups of up to 8 query heads
   int group_heads;  // query heads of one such group
   int heads_per_kv;
+  int group_inverse;  // ceil(256 / group_heads)
 };
 
 // One query column of a tile: its row, head and position; row < 0: none.
@@ -45,8 +46,8 @@ FORETOKEN_DEVICE query column_query(const attention_job& job,
                                     int first_position,
                                     int column) {
   const int kv_head = block_y() / job.groups;
-  const int in_group = block_y() % job.groups * job.group_heads + column % job.group_heads;
-  const int i = column / job.group_heads;
+  const int i = column * job.group_inverse >> 8;  // column / group_heads
+  const int in_group = block_y() % job.groups * job.group_heads + column - i * job.group_heads;
   if (i >= tile.count || in_group >= job.heads_per_kv) return {-1, 0, -1};
   return {tile.first + i, kv_head * job.heads_per_kv + in_group, first_position + i};
 }
@@ -73,6 +74,7 @@ struct chunk_results {
 };
 
 // Masks, then turns scores into weights; m and l are those of the lane's two columns.
+template <bool Capped>
 FORETOKEN_DEVICE void chunk_softmax(const attention_arguments& given,
                                     float (&s)[chunk_pages][4],
                                     int first,
@@ -89,7 +91,7 @@ FORETOKEN_DEVICE void chunk_softmax(const attention_arguments& given,
       const query& one = columns[i % 2];
       const bool seen =
           position <= one.position && (given.window == 0 || position > one.position - given.window);
-      if (given.softcap > 0) s[p][i] = soft_cap(s[p][i], given.softcap);
+      if (Capped) s[p][i] = soft_cap(s[p][i], given.softcap);
       s[p][i] = seen ? s[p][i] : lowest;
       m[i % 2] = larger(m[i % 2], s[p][i]);
     }
@@ -123,36 +125,49 @@ FORETOKEN_DEVICE void load_fragment(std::uint32_t (&a)[4], const std::uint16_t* 
   a[3] = v.w;
 }
 
-// One chunk by one warp. Pages beyond the last position count as zeros and are not touched.
-template <int HeadDim>
-FORETOKEN_DEVICE void attend_chunk(
-    const attention_job& job, const attention_tile& tile, int first_position, int first, int slot) {
-  constexpr int steps = HeadDim / 16;
-  [[maybe_unused]] constexpr int at_once =
-      HeadDim > 128 ? 4 : steps;  // k-steps under way: more would spill
+// Where one warp's chunk stands: known from the step's inputs alone.
+struct chunk_place {
+  int first = 0;                                // its first position
+  const std::uint16_t* page[chunk_pages] = {};  // the lane's part of the keys; null: not touched
+  query mine, columns[2];                       // of the query fragment, and of the lane's scores
+};
+
+FORETOKEN_DEVICE void locate(const attention_job& job,
+                             const attention_tile& tile,
+                             int first_position,
+                             int first,
+                             chunk_place& out) {
   const attention_arguments& given = job.given;
   const int lane = thread_index() % 32;
-  const std::size_t head_values = 2 * 16 * HeadDim;
   const std::int32_t* pages =
       given.rows.pages + wide(given.rows.table[tile.first]) * wide(given.rows.table_stride);
-  const std::uint16_t* page[chunk_pages];
+  out.first = first;
   FORETOKEN_UNROLL
   for (int p = 0; p < chunk_pages; ++p) {
-    page[p] = nullptr;
-    if (first + 16 * p < first_position + tile.count) {
-      page[p] =
-          given.kv +
-          (wide(pages[first / 16 + p]) * wide(given.kv_heads) + wide(block_y() / job.groups)) *
-              head_values +
-          lane * 8;
-    }
+    out.page[p] = nullptr;
+    if (first + 16 * p >= first_position + tile.count) continue;
+    out.page[p] =
+        given.kv +
+        (wide(pages[first / 16 + p]) * wide(given.kv_heads) + wide(block_y() / job.groups)) *
+            wide(2 * 16 * given.head_dim) +
+        lane * 8;
   }
-  const query mine = column_query(job, tile, first_position, lane / 4);
+  out.mine = column_query(job, tile, first_position, lane / 4);
+  out.columns[0] = column_query(job, tile, first_position, lane % 4 * 2);
+  out.columns[1] = column_query(job, tile, first_position, lane % 4 * 2 + 1);
+}
+
+template <int HeadDim>
+FORETOKEN_DEVICE void chunk_scores(const attention_job& job,
+                                   const chunk_place& at,
+                                   float (&s)[chunk_pages][4]) {
+  constexpr int steps = HeadDim / 16;
+  [[maybe_unused]] constexpr int at_once = HeadDim > 128 ? 4 : steps;  // more would spill
+  const query& mine = at.mine;
   const std::uint16_t* q =
-      given.work.q +
-      (wide(mine.row < 0 ? tile.first : mine.row) * wide(given.heads) + wide(mine.head)) * HeadDim +
-      lane % 4 * 2;
-  float s[chunk_pages][4] = {};
+      job.given.work.q +
+      (wide(mine.row < 0 ? 0 : mine.row) * wide(job.given.heads) + wide(mine.head)) * HeadDim +
+      thread_index() % 4 * 2;
   FORETOKEN_UNROLL_BY(at_once)
   for (int k = 0; k < steps; ++k) {
     std::uint32_t b[2] = {0, 0};
@@ -163,14 +178,37 @@ FORETOKEN_DEVICE void attend_chunk(
     FORETOKEN_UNROLL
     for (int p = 0; p < chunk_pages; ++p) {
       std::uint32_t a[4] = {0, 0, 0, 0};
-      if (page[p] != nullptr) load_fragment(a, page[p] + 256 * k);
+      if (at.page[p] != nullptr) load_fragment(a, at.page[p] + 256 * k);
       mma(s[p], a, b);
     }
   }
-  const query columns[2] = {column_query(job, tile, first_position, lane % 4 * 2),
-                            column_query(job, tile, first_position, lane % 4 * 2 + 1)};
+}
+
+// One chunk by one warp. Pages beyond the last position count as zeros and are not touched.
+template <int HeadDim, bool Capped>
+FORETOKEN_DEVICE void attend_chunk(const attention_job& job, const chunk_place& at, int slot) {
+  constexpr int steps = HeadDim / 16;
+  constexpr bool early_values = HeadDim <= 64;  // loaded before the softmax: 64 registers
+  constexpr int held = early_values ? steps : 1;
+  [[maybe_unused]] constexpr int at_once = HeadDim > 128 ? 4 : steps;
+  const int lane = thread_index() % 32;
+  float s[chunk_pages][4] = {};
+  std::uint32_t v[held][chunk_pages][4];
+  const auto load_values = [&](int d, std::uint32_t(&to)[chunk_pages][4]) {
+    FORETOKEN_UNROLL
+    for (int p = 0; p < chunk_pages; ++p) {
+      FORETOKEN_UNROLL
+      for (int r = 0; r < 4; ++r) to[p][r] = 0;
+      if (at.page[p] != nullptr) load_fragment(to[p], at.page[p] + 16 * HeadDim + 256 * d);
+    }
+  };
+  chunk_scores<HeadDim>(job, at, s);
+  if constexpr (early_values) {
+    FORETOKEN_UNROLL
+    for (int d = 0; d < steps; ++d) load_values(d, v[d]);
+  }
   float m[2], l[2];
-  chunk_softmax(given, s, first, columns, m, l);
+  chunk_softmax<Capped>(job.given, s, at.first, at.columns, m, l);
   std::uint32_t weights[chunk_pages][2];
   FORETOKEN_UNROLL
   for (int p = 0; p < chunk_pages; ++p) {
@@ -180,13 +218,10 @@ FORETOKEN_DEVICE void attend_chunk(
   const chunk_results<HeadDim> out;
   FORETOKEN_UNROLL_BY(at_once)
   for (int d = 0; d < steps; ++d) {
+    if constexpr (!early_values) load_values(d, v[0]);
     float o[4] = {0, 0, 0, 0};
     FORETOKEN_UNROLL
-    for (int p = 0; p < chunk_pages; ++p) {
-      std::uint32_t a[4] = {0, 0, 0, 0};
-      if (page[p] != nullptr) load_fragment(a, page[p] + 16 * HeadDim + 256 * d);
-      mma(o, a, weights[p]);
-    }
+    for (int p = 0; p < chunk_pages; ++p) mma(o, v[early_values ? d : 0][p], weights[p]);
     float* to = out.o(slot) + (16 * d + lane / 4) * 8 + lane % 4 * 2;
     *reinterpret_cast<f32x2*>(to) = f32x2{o[0], o[1]};
     *reinterpret_cast<f32x2*>(to + 64) = f32x2{o[2], o[3]};
@@ -248,6 +283,7 @@ struct gathered {
 template <int HeadDim>
 FORETOKEN_DEVICE void merge_spans(const attention_job& job, const query& one, int first, int last) {
   gathered<HeadDim> all;
+  FORETOKEN_UNROLL_BY(1)
   for (int span = first; span <= last; ++span) {
     const float* from = partial_of<HeadDim>(job, span, thread_index() % 8);
     all.add(load_shared_device(from + HeadDim), load_shared_device(from + HeadDim + 1),
@@ -256,13 +292,16 @@ FORETOKEN_DEVICE void merge_spans(const attention_job& job, const query& one, in
   all.finish(job, one);
 }
 
-// Folds the chunks [first, end) of one span that the block holds.
+// Folds the chunks [first, end) of span `s` of the block.
 template <int HeadDim>
-FORETOKEN_DEVICE gathered<HeadDim> fold_span(int first, int end) {
+FORETOKEN_DEVICE gathered<HeadDim> fold_span(int s, int first, int end) {
   const chunk_results<HeadDim> from;
   const int column = thread_index() % 8;
   gathered<HeadDim> span;
-  for (int chunk = first; chunk < end; ++chunk) {
+  FORETOKEN_UNROLL_BY(2)
+  for (int i = 0; i < span_chunks; ++i) {
+    const int chunk = s * span_chunks + i;
+    if (chunk < first || chunk >= end) continue;
     span.add(from.m(chunk)[column], from.l(chunk)[column],
              [&](int, int d) { return from.o(chunk)[d * 8 + column]; });
   }
@@ -274,11 +313,12 @@ template <int HeadDim>
 FORETOKEN_DEVICE void finish_block(
     const attention_job& job, const query& one, int first, int end, bool only) {
   gathered<HeadDim> all;
+  FORETOKEN_UNROLL_BY(1)
   for (int s = 0; s < block_spans; ++s) {
     const int from = first > s * span_chunks ? first : s * span_chunks;
     const int to = end < (s + 1) * span_chunks ? end : (s + 1) * span_chunks;
     if (from >= to) continue;
-    const gathered<HeadDim> span = fold_span<HeadDim>(from, to);
+    const gathered<HeadDim> span = fold_span<HeadDim>(s, from, to);
     if (only) {
       all.add(span.m, span.l, [&](int i, int) { return span.o[i]; });
       continue;
@@ -311,29 +351,31 @@ FORETOKEN_DEVICE bool last_to_arrive(std::uint32_t* counter, int count) {
   return flag[0] != 0;
 }
 
-template <int HeadDim>
-FORETOKEN_KERNEL(attention_threads, 1)
+template <int HeadDim, bool Capped>
+FORETOKEN_KERNEL(attention_threads, HeadDim <= 64 ? 2 : 1)
 attend(const attention_job job) {
   const attention_arguments& given = job.given;
   release_successor();
-  wait_for_predecessor();
   const attention_tile tile = given.tiles[block_z()];
-  if (tile.count < 1) return;
-  const int first_position = given.rows.position[tile.first];
+  const int first_position = tile.count > 0 ? given.rows.position[tile.first] : 0;
   const int last = first_position + tile.count - 1;
   const int oldest =
       given.window > 0 && first_position >= given.window ? first_position - given.window + 1 : 0;
   const int first_block = oldest / block_positions;
   const int last_block = last / block_positions;
-  if (block_x() < first_block || block_x() > last_block) return;
+  const bool idle = tile.count < 1 || block_x() < first_block || block_x() > last_block;
   const int first_chunk = block_x() == first_block ? oldest / chunk_positions % block_chunks : 0;
   const int end_chunk =
       block_x() == last_block ? last / chunk_positions % block_chunks + 1 : block_chunks;
   const int slot = thread_index() / 32;
-  if (slot >= first_chunk && slot < end_chunk) {
-    attend_chunk<HeadDim>(job, tile, first_position,
-                          block_x() * block_positions + slot * chunk_positions, slot);
+  const bool has_chunk = !idle && slot >= first_chunk && slot < end_chunk;
+  chunk_place at;
+  if (has_chunk) {
+    locate(job, tile, first_position, block_x() * block_positions + slot * chunk_positions, at);
   }
+  wait_for_predecessor();
+  if (idle) return;
+  if (has_chunk) attend_chunk<HeadDim, Capped>(job, at, slot);
   block_sync();
   const query one = column_query(job, tile, first_position, thread_index() % 8);
   finish_block<HeadDim>(job, one, first_chunk, end_chunk, first_block == last_block);
@@ -349,16 +391,22 @@ template <int HeadDim>
 status launch_head_dim(const launch_context& on, const attention_job& job) {
   const launch_grid grid{(job.given.spans_max + block_spans - 1) / block_spans,
                          job.given.kv_heads * job.groups, job.given.tile_count};
-  return launch(on, attend<HeadDim>, grid, attention_threads, chunk_results<HeadDim>::bytes(), job);
+  if (job.given.softcap > 0) {
+    return launch(on, attend<HeadDim, true>, grid, attention_threads,
+                  chunk_results<HeadDim>::bytes(), job);
+  }
+  return launch(on, attend<HeadDim, false>, grid, attention_threads,
+                chunk_results<HeadDim>::bytes(), job);
 }
 
 }  // namespace
 
 status launch_attention(const launch_context& on, const attention_arguments& given) {
   if (given.heads % given.kv_heads != 0) return unsupported("heads", "not whole groups");
-  attention_job job{given, 1, 0, given.heads / given.kv_heads};
+  attention_job job{given, 1, 0, given.heads / given.kv_heads, 0};
   job.groups = (job.heads_per_kv + query_columns - 1) / query_columns;
   job.group_heads = job.heads_per_kv < query_columns ? job.heads_per_kv : query_columns;
+  job.group_inverse = (256 + job.group_heads - 1) / job.group_heads;
   if (given.tile_count < 1) return {};
   switch (given.head_dim) {
     case 16: return launch_head_dim<16>(on, job);

@@ -14,10 +14,17 @@ namespace {
 
 struct place_epilogue {
   head_placement placement;
-  FORETOKEN_DEVICE void pair(int tile, int g, int row, float y0, float y1, bool wanted) const {
-    if (!wanted) return;
+  using kept = head_placement::kept;
+  FORETOKEN_DEVICE void before_wait(const epilogue_item& item, kept& k) const {
     const int per_head = placement.head_dim / 16;
-    placement.place(tile / per_head, tile % per_head, g, row, y0, y1);
+    if (item.wanted)
+      placement.load(item.tile / per_head, item.tile % per_head, item.g, item.row, k);
+  }
+  FORETOKEN_DEVICE void after_wait(const epilogue_item&, kept&) const {}
+  FORETOKEN_DEVICE void pair(const epilogue_item& item, const kept& k, float y0, float y1) const {
+    const int per_head = placement.head_dim / 16;
+    if (!item.wanted) return;
+    placement.place(item.tile / per_head, item.tile % per_head, item.g, item.row, k, y0, y1);
   }
 };
 
@@ -26,16 +33,19 @@ struct raw_epilogue {
   head_placement placement;
   float* raw = nullptr;
   int stride = 0;
-  FORETOKEN_DEVICE void pair(int tile, int g, int row, float y0, float y1, bool wanted) const {
-    if (!wanted) return;
+  struct kept {};
+  FORETOKEN_DEVICE void before_wait(const epilogue_item&, kept&) const {}
+  FORETOKEN_DEVICE void after_wait(const epilogue_item&, kept&) const {}
+  FORETOKEN_DEVICE void pair(const epilogue_item& item, const kept&, float y0, float y1) const {
+    if (!item.wanted) return;
     const int per_head = placement.head_dim / 16;
-    const int head = tile / per_head;
-    int a = tile % per_head * 16 + g;
+    const int head = item.tile / per_head;
+    int a = item.tile % per_head * 16 + item.g;
     int b = a + 8;
     if (head < placement.heads + placement.kv_heads) {
-      placement.dimensions(tile % per_head, g, a, b);
+      placement.dimensions(item.tile % per_head, item.g, a, b);
     }
-    float* to = raw + wide(row) * wide(stride) + head * placement.head_dim;
+    float* to = raw + wide(item.row) * wide(stride) + head * placement.head_dim;
     to[a] = y0;
     to[b] = y1;
   }
@@ -77,7 +87,9 @@ FORETOKEN_KERNEL(finish_warps * 32, 1) finish_heads(const finish_job job) {
       int a = i / 8 * 16 + i % 8;
       int b = a + 8;
       if (head < to.heads + to.kv_heads) to.dimensions(i / 8, i % 8, a, b);
-      to.place(head, i / 8, i % 8, row, values[a], values[b]);
+      head_placement::kept kept;
+      to.load(head, i / 8, i % 8, row, kept);
+      to.place(head, i / 8, i % 8, row, kept, values[a], values[b]);
     }
   }
 }

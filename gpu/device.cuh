@@ -99,8 +99,7 @@ FORETOKEN_DEVICE float bits_float(std::uint32_t x) {
 
 // d += a b: m16n8k16, f16 into f32
 FORETOKEN_DEVICE void mma(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},"
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},"
       "{%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -132,6 +131,13 @@ FORETOKEN_DEVICE void copy_async_16(void* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0],[%1],16;" ::"r"(shared_address(shared)), "l"(global)
                : "memory");
 }
+// 4 or 8 bytes
+template <int Bytes>
+FORETOKEN_DEVICE void copy_async_small(void* shared, const void* global) {
+  asm volatile("cp.async.ca.shared.global [%0],[%1],%2;" ::"r"(shared_address(shared)),
+               "l"(global), "n"(Bytes)
+               : "memory");
+}
 FORETOKEN_DEVICE void copy_async_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
@@ -140,26 +146,6 @@ FORETOKEN_DEVICE void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(GroupsLeft) : "memory");
 }
 
-// Weights: never written while kernels run, read once by one warp.
-FORETOKEN_DEVICE u32x4 load_weights_16(const void* p) {
-  u32x4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3},[%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(p));
-  return v;
-}
-FORETOKEN_DEVICE u32x2 load_weights_8(const void* p) {
-  u32x2 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0,%1},[%2];"
-               : "=r"(v.x), "=r"(v.y)
-               : "l"(p));
-  return v;
-}
-FORETOKEN_DEVICE std::uint32_t load_weights_4(const void* p) {
-  std::uint32_t v;
-  asm volatile("ld.global.nc.L2::128B.u32 %0,[%1];" : "=r"(v) : "l"(p));
-  return v;
-}
 // What another block wrote in this launch: past the first-level cache.
 FORETOKEN_DEVICE float load_shared_device(const float* p) {
   return __ldcg(p);
@@ -293,26 +279,16 @@ inline std::uint32_t transpose_8x8(std::uint32_t pair FORETOKEN_PLACE) {
 inline void copy_async_16(void* shared, const void* global FORETOKEN_PLACE) {
   spmd::copy_async(shared, global, 16, here);
 }
+template <int Bytes>
+inline void copy_async_small(void* shared, const void* global FORETOKEN_PLACE) {
+  spmd::copy_async(shared, global, Bytes, here);
+}
 inline void copy_async_commit() {
   spmd::copy_async_commit();
 }
 template <int GroupsLeft>
 inline void copy_async_wait() {
   spmd::copy_async_wait(GroupsLeft);
-}
-template <class T>
-inline T load_aligned(const void* p, const spmd::place& here) {
-  if (reinterpret_cast<std::uintptr_t>(p) % sizeof(T) != 0) spmd::fail("not aligned", here);
-  return *static_cast<const T*>(p);
-}
-inline u32x4 load_weights_16(const void* p FORETOKEN_PLACE) {
-  return load_aligned<u32x4>(p, here);
-}
-inline u32x2 load_weights_8(const void* p FORETOKEN_PLACE) {
-  return load_aligned<u32x2>(p, here);
-}
-inline std::uint32_t load_weights_4(const void* p FORETOKEN_PLACE) {
-  return load_aligned<std::uint32_t>(p, here);
 }
 inline float load_shared_device(const float* p) {
   return *p;

@@ -14,9 +14,14 @@ struct hidden_epilogue {
   int ffn = 0;
   int stride = 0;
   model::activation_kind activation = model::activation_kind::silu_gate;
-  FORETOKEN_DEVICE void pair(int tile, int g, int row, float y0, float y1, bool wanted) const {
-    if (!wanted) return;
-    std::uint16_t* to = hidden + wide(row) * wide(stride);
+  struct kept {};
+  FORETOKEN_DEVICE void before_wait(const epilogue_item&, kept&) const {}
+  FORETOKEN_DEVICE void after_wait(const epilogue_item&, kept&) const {}
+  FORETOKEN_DEVICE void pair(const epilogue_item& item, const kept&, float y0, float y1) const {
+    if (!item.wanted) return;
+    const int tile = item.tile;
+    const int g = item.g;
+    std::uint16_t* to = hidden + wide(item.row) * wide(stride);
     if (activation == model::activation_kind::gelu_tanh) {
       const int a = tile * 16 + g;
       if (a < ffn) to[a] = product_input(gelu_tanh(y0));

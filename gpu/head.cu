@@ -11,9 +11,12 @@ struct logits_epilogue {
   float* logits = nullptr;  // [rows][stride]
   int stride = 0;
   float softcap = 0;
-  FORETOKEN_DEVICE void pair(int tile, int g, int row, float y0, float y1, bool wanted) const {
-    if (!wanted) return;
-    float* to = logits + wide(row) * wide(stride) + tile * 16 + g;
+  struct kept {};
+  FORETOKEN_DEVICE void before_wait(const epilogue_item&, kept&) const {}
+  FORETOKEN_DEVICE void after_wait(const epilogue_item&, kept&) const {}
+  FORETOKEN_DEVICE void pair(const epilogue_item& item, const kept&, float y0, float y1) const {
+    if (!item.wanted) return;
+    float* to = logits + wide(item.row) * wide(stride) + item.tile * 16 + item.g;
     to[0] = softcap > 0 ? soft_cap(y0, softcap) : y0;
     to[8] = softcap > 0 ? soft_cap(y1, softcap) : y1;
   }

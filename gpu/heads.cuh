@@ -19,14 +19,11 @@ struct head_placement {
   bool neighbours;
   float query_scale;
 
-  FORETOKEN_DEVICE std::uint16_t stored(float v) const {
-    const float kept = saturated_value(v);
-    return half_of(kept);
-  }
+  FORETOKEN_DEVICE std::uint16_t stored(float v) const { return half_of(saturated_value(v)); }
   FORETOKEN_DEVICE float saturated_value(float v) const {
-    const float kept = ::foretoken::gpu::saturated(v);
-    if (kept != v && saturated != nullptr) atomic_add(saturated, 1);
-    return kept;
+    const float clamped = ::foretoken::gpu::saturated(v);
+    if (clamped != v && saturated != nullptr) atomic_add(saturated, 1);
+    return clamped;
   }
   FORETOKEN_DEVICE std::uint16_t* page_of(int row, int kv_head) const {
     const int position = rows.position[row];
@@ -45,34 +42,47 @@ struct head_placement {
       b = a + 8;
     }
   }
+  // What place() needs and can be read early.
+  struct kept {
+    float cosine = 1, sine = 0;
+    std::uint16_t* page = nullptr;
+    int token = 0;
+  };
   // Head numbers: queries, then keys, then values.
-  FORETOKEN_DEVICE void place(int head, int t, int g, int row, float y0, float y1) const {
+  FORETOKEN_DEVICE void load(int head, int t, int g, int row, kept& k) const {
+    const int position = rows.position[row];
+    if (head < heads + kv_heads && t * 8 < pairs) {
+      const float* at = angles + wide(position) * wide(2 * pairs);
+      k.cosine = at[t * 8 + g];
+      k.sine = at[pairs + t * 8 + g];
+    }
+    if (head < heads) return;
+    const bool is_key = head < heads + kv_heads;
+    k.token = position % 16;
+    k.page = page_of(row, head - heads - (is_key ? 0 : kv_heads)) + (is_key ? 0 : 16 * head_dim);
+  }
+  FORETOKEN_DEVICE void place(
+      int head, int t, int g, int row, const kept& k, float y0, float y1) const {
     int a = t * 16 + g;
     int b = a + 8;
     if (head < heads + kv_heads) {
       dimensions(t, g, a, b);
       if (t * 8 < pairs) {
-        const float* at = angles + wide(rows.position[row]) * wide(2 * pairs);
-        const rotated_pair turned = rotate(y0, y1, at[t * 8 + g], at[pairs + t * 8 + g]);
+        const rotated_pair turned = rotate(y0, y1, k.cosine, k.sine);
         y0 = turned.a;
         y1 = turned.b;
       }
     }
     if (head < heads) {
       std::uint16_t* to = q + (wide(row) * wide(heads) + wide(head)) * wide(head_dim);
-      to[a] = half_of(::foretoken::gpu::saturated(y0 * query_scale));
-      to[b] = half_of(::foretoken::gpu::saturated(y1 * query_scale));
-      return;
-    }
-    const int token = rows.position[row] % 16;
-    if (head < heads + kv_heads) {
-      std::uint16_t* to = page_of(row, head - heads);
-      to[key_offset(token, a)] = stored(y0);
-      to[key_offset(token, b)] = stored(y1);
+      to[a] = product_input(y0 * query_scale);
+      to[b] = product_input(y1 * query_scale);
+    } else if (head < heads + kv_heads) {
+      k.page[key_offset(k.token, a)] = stored(y0);
+      k.page[key_offset(k.token, b)] = stored(y1);
     } else {
-      std::uint16_t* to = page_of(row, head - heads - kv_heads) + 16 * head_dim;
-      to[value_offset(token, a)] = stored(y0);
-      to[value_offset(token, b)] = stored(y1);
+      k.page[value_offset(k.token, a)] = stored(y0);
+      k.page[value_offset(k.token, b)] = stored(y1);
     }
   }
 };

@@ -24,7 +24,8 @@ struct linear_job {
 };
 
 // ---- weights as A fragments
-// ----------------------------------------------------------------------
+
+constexpr int slot_bytes = 512;  // of one fragment in shared memory, 16 a lane, whatever the form
 
 template <weight_form Form>
 struct fragment_source;
@@ -32,19 +33,19 @@ struct fragment_source;
 // One tile's stream, the lane's part of it.
 template <>
 struct fragment_source<weight_form::f16> {
-  struct raw {
-    u32x4 codes;
-  };
   const unsigned char* at;
   FORETOKEN_DEVICE fragment_source(const packed_matrix& w, int tile, int steps, int lane)
       : at(static_cast<const unsigned char*>(w.codes) + wide(tile) * wide(steps) * 512 +
-           lane * 16) {}
-  FORETOKEN_DEVICE raw load(int step) const { return {load_weights_16(at + wide(step) * 512)}; }
-  FORETOKEN_DEVICE static void decode(const raw& from, std::uint32_t (&a)[4]) {
-    a[0] = from.codes.x;
-    a[1] = from.codes.y;
-    a[2] = from.codes.z;
-    a[3] = from.codes.w;
+           wide(lane) * 16) {}
+  FORETOKEN_DEVICE void copy(unsigned char* slot, int step) const {
+    copy_async_16(slot, at + wide(step) * 512);
+  }
+  FORETOKEN_DEVICE static void decode(const unsigned char* slot, std::uint32_t (&a)[4]) {
+    const u32x4 v = *reinterpret_cast<const u32x4*>(slot);
+    a[0] = v.x;
+    a[1] = v.y;
+    a[2] = v.z;
+    a[3] = v.w;
   }
 };
 
@@ -63,84 +64,91 @@ struct group_scales {
   }
 };
 
-template <>
-struct fragment_source<weight_form::w8> {
-  struct raw {
-    u32x2 codes;
-    std::uint32_t low, high;
-  };
+// A slot of 8 bits: codes x, y; of 4: codes x. Scales of the lane's rows in z and w.
+struct quantised_source {
   const unsigned char* at;
   const std::uint32_t* scales;
-  FORETOKEN_DEVICE fragment_source(const packed_matrix& w, int tile, int steps, int lane)
-      : at(static_cast<const unsigned char*>(w.codes) + wide(tile) * wide(steps) * 256 + lane * 8),
-        scales(w.scales + wide(tile) * wide(steps) * 8 + lane / 4) {}
-  FORETOKEN_DEVICE raw load(int step) const {
+  FORETOKEN_DEVICE quantised_source(
+      const packed_matrix& w, int tile, int steps, int lane, int bytes)
+      : at(static_cast<const unsigned char*>(w.codes) +
+           (wide(tile) * wide(steps) * 32 + wide(lane)) * wide(bytes)),
+        scales(w.scales + wide(tile) * wide(steps) * 8 + wide(lane / 4)) {}
+  FORETOKEN_DEVICE void copy_scales(unsigned char* slot, int step) const {
     const std::uint32_t* s = scales + wide(step / 2) * 16;
-    return {load_weights_8(at + wide(step) * 256), load_weights_4(s), load_weights_4(s + 8)};
-  }
-  FORETOKEN_DEVICE static void decode(const raw& from, std::uint32_t (&a)[4]) {
-    const group_scales groups(from.low, from.high);
-    a[0] = groups.apply(pick_bytes(from.codes.x, 0x64646464u, 0x4140), 0);
-    a[1] = groups.apply(pick_bytes(from.codes.x, 0x64646464u, 0x4342), 1);
-    a[2] = groups.apply(pick_bytes(from.codes.y, 0x64646464u, 0x4140), 0);
-    a[3] = groups.apply(pick_bytes(from.codes.y, 0x64646464u, 0x4342), 1);
+    copy_async_small<4>(slot + 8, s);
+    copy_async_small<4>(slot + 12, s + 8);
   }
 };
 
 template <>
-struct fragment_source<weight_form::w4> {
-  struct raw {
-    std::uint32_t codes, low, high;
-  };
-  const unsigned char* at;
-  const std::uint32_t* scales;
+struct fragment_source<weight_form::w8> : quantised_source {
   FORETOKEN_DEVICE fragment_source(const packed_matrix& w, int tile, int steps, int lane)
-      : at(static_cast<const unsigned char*>(w.codes) + wide(tile) * wide(steps) * 128 + lane * 4),
-        scales(w.scales + wide(tile) * wide(steps) * 8 + lane / 4) {}
-  FORETOKEN_DEVICE raw load(int step) const {
-    const std::uint32_t* s = scales + wide(step / 2) * 16;
-    return {load_weights_4(at + wide(step) * 128), load_weights_4(s), load_weights_4(s + 8)};
+      : quantised_source(w, tile, steps, lane, 8) {}
+  FORETOKEN_DEVICE void copy(unsigned char* slot, int step) const {
+    copy_async_small<8>(slot, at + wide(step) * 256);
+    copy_scales(slot, step);
   }
-  FORETOKEN_DEVICE static void decode(const raw& from, std::uint32_t (&a)[4]) {
-    const group_scales groups(from.low, from.high);
+  FORETOKEN_DEVICE static void decode(const unsigned char* slot, std::uint32_t (&a)[4]) {
+    const u32x4 v = *reinterpret_cast<const u32x4*>(slot);
+    const group_scales groups(v.z, v.w);
+    a[0] = groups.apply(pick_bytes(v.x, 0x64646464u, 0x4140), 0);
+    a[1] = groups.apply(pick_bytes(v.x, 0x64646464u, 0x4342), 1);
+    a[2] = groups.apply(pick_bytes(v.y, 0x64646464u, 0x4140), 0);
+    a[3] = groups.apply(pick_bytes(v.y, 0x64646464u, 0x4342), 1);
+  }
+};
+
+template <>
+struct fragment_source<weight_form::w4> : quantised_source {
+  FORETOKEN_DEVICE fragment_source(const packed_matrix& w, int tile, int steps, int lane)
+      : quantised_source(w, tile, steps, lane, 4) {}
+  FORETOKEN_DEVICE void copy(unsigned char* slot, int step) const {
+    copy_async_small<4>(slot, at + wide(step) * 128);
+    copy_scales(slot, step);
+  }
+  FORETOKEN_DEVICE static void decode(const unsigned char* slot, std::uint32_t (&a)[4]) {
+    const u32x2 scales = *reinterpret_cast<const u32x2*>(slot + 8);
+    const std::uint32_t codes = *reinterpret_cast<const std::uint32_t*>(slot);
+    const group_scales groups(scales.x, scales.y);
     FORETOKEN_UNROLL
     for (int r = 0; r < 4; ++r) {
-      a[r] = groups.apply((from.codes >> (4 * r) & 0x000F000Fu) | 0x64006400u, r % 2);
+      a[r] = groups.apply((codes >> (4 * r) & 0x000F000Fu) | 0x64006400u, r % 2);
     }
   }
 };
 
 // ---- the product of one warp
-// ---------------------------------------------------------------------
 
-// B fragments of ColumnTiles tiles at 16 columns from `halves`, multiplied into the sums.
-template <int RowTiles, int ColumnTiles>
-FORETOKEN_DEVICE void multiply_step(float (&sum)[RowTiles][ColumnTiles][4],
-                                    const std::uint32_t (&a)[RowTiles][4],
-                                    const std::uint16_t* halves,
-                                    int stride,
-                                    int lane) {
-  if constexpr (ColumnTiles == 1) {
-    std::uint32_t b[2];
-    load_matrices_2(b, halves + lane % 8 * stride + lane / 8 % 2 * 8);
-    FORETOKEN_UNROLL
-    for (int w = 0; w < RowTiles; ++w) mma(sum[w][0], a[w], b);
-  } else {
+// B fragments of one k-step, from rows of f16 in shared memory.
+template <int ColumnTiles>
+struct column_fragments {
+  std::uint32_t b[ColumnTiles][2];
+  FORETOKEN_DEVICE void load(const std::uint16_t* halves, int stride, int lane) {
     FORETOKEN_UNROLL
     for (int c = 0; c < ColumnTiles; c += 2) {
       std::uint32_t both[4];
       load_matrices_4(both,
                       halves + (8 * c + lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * 8);
-      const std::uint32_t b0[2] = {both[0], both[1]};
-      const std::uint32_t b1[2] = {both[2], both[3]};
-      FORETOKEN_UNROLL
-      for (int w = 0; w < RowTiles; ++w) {
-        mma(sum[w][c], a[w], b0);
-        mma(sum[w][c + 1], a[w], b1);
-      }
+      b[c][0] = both[0];
+      b[c][1] = both[1];
+      b[c + 1][0] = both[2];
+      b[c + 1][1] = both[3];
     }
   }
-}
+};
+// One column tile: two k-steps at once. The second may lie beyond the row; it is not used then.
+template <>
+struct column_fragments<1> {
+  std::uint32_t b[2][2];
+  FORETOKEN_DEVICE void load(const std::uint16_t* halves, int stride, int lane) {
+    std::uint32_t both[4];
+    load_matrices_4(both, halves + lane % 8 * stride + lane / 8 * 8);
+    b[0][0] = both[0];
+    b[0][1] = both[1];
+    b[1][0] = both[2];
+    b[1][1] = both[3];
+  }
+};
 
 // Sums of all segments, [segment][row of the block's tiles][column + padding].
 template <int ColumnTiles>
@@ -171,8 +179,45 @@ FORETOKEN_DEVICE void store_sums(const partial_sums<ColumnTiles>& to,
   }
 }
 
-// Adds the segments and hands pairs (rows g and g + 8 of a tile) to the epilogue, g in the lane's
-// lowest three bits. All lanes of a warp come along, also for rows that are not there.
+// What a thread's item of the epilogue is: features 16 tile + g and 8 more of one row.
+struct epilogue_item {
+  int tile, g, row;
+  bool wanted;
+};
+
+template <int ColumnTiles>
+FORETOKEN_DEVICE epilogue_item
+item_of(const linear_job& job, int i, int first_tile, int first_row) {
+  constexpr int columns = 8 * ColumnTiles;
+  const int tile = first_tile + i / columns;
+  const int row = first_row + i % columns;
+  return {tile, thread_index() % 8, row, row < job.input.rows && tile * 16 < job.w.rows};
+}
+
+// The sum over segments of value (item, h), scaled and biased.
+template <int ColumnTiles>
+FORETOKEN_DEVICE float finished(const linear_job& job,
+                                const partial_sums<ColumnTiles>& sums,
+                                const float* scales,
+                                const epilogue_item& item,
+                                int first_tile,
+                                int first_row,
+                                int h) {
+  const int r = (item.tile - first_tile) * 16 + item.g + 8 * h;
+  const int column = item.row - first_row;
+  const int n = item.tile * 16 + item.g + 8 * h;
+  float v = sums.row(0, r)[column] + sums.row(1, r)[column];
+  v += sums.row(2, r)[column];
+  v += sums.row(3, r)[column];
+  v *= scales[column];
+  if (item.wanted && job.w.row_scale != nullptr) v *= job.w.row_scale[n];
+  if (item.wanted && job.w.bias != nullptr) v += job.w.bias[n];
+  return v;
+}
+
+// An epilogue has a type `kept` for what it reads early: before_wait what the step's inputs and the
+// weights say, after_wait what kernels before it wrote; pair() then takes both sums. g stands in
+// the lane's lowest three bits; all lanes of a warp come along, also for rows that are not there.
 template <int Threads, int ColumnTiles, class Epilogue>
 FORETOKEN_DEVICE void finish_tiles(const linear_job& job,
                                    const Epilogue& epilogue,
@@ -181,106 +226,180 @@ FORETOKEN_DEVICE void finish_tiles(const linear_job& job,
                                    int first_tile,
                                    int tiles,
                                    int first_row) {
-  constexpr int columns = 8 * ColumnTiles;
-  const int g = thread_index() % 8;
-  for (int i = thread_index() / 8; i < tiles * columns; i += Threads / 8) {
-    const int column = i % columns;
-    const int r = i / columns * 16 + g;
-    const int tile = first_tile + i / columns;
-    const int row = first_row + column;
-    const bool wanted = row < job.input.rows && tile * 16 < job.w.rows;
-    float y[2];
-    FORETOKEN_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      const int n = tile * 16 + g + 8 * h;
-      float v = sums.row(0, r + 8 * h)[column] + sums.row(1, r + 8 * h)[column];
-      v += sums.row(2, r + 8 * h)[column];
-      v += sums.row(3, r + 8 * h)[column];
-      v *= scales[column];
-      if (wanted && job.w.row_scale != nullptr) v *= job.w.row_scale[n];
-      if (wanted && job.w.bias != nullptr) v += job.w.bias[n];
-      y[h] = v;
-    }
-    epilogue.pair(tile, g, row, y[0], y[1], wanted);
+  FORETOKEN_UNROLL_BY(1)
+  for (int i = thread_index() / 8; i < tiles * 8 * ColumnTiles; i += Threads / 8) {
+    const epilogue_item item = item_of<ColumnTiles>(job, i, first_tile, first_row);
+    typename Epilogue::kept kept{};
+    epilogue.before_wait(item, kept);
+    epilogue.after_wait(item, kept);
+    const float y0 = finished(job, sums, scales, item, first_tile, first_row, 0);
+    const float y1 = finished(job, sums, scales, item, first_tile, first_row, 1);
+    epilogue.pair(item, kept, y0, y1);
   }
 }
 
 // ---- few rows
-// ------------------------------------------------------------------------------------
 
-// Fragments in flight a warp: 8 are 4 KB; four warps a block, two and more blocks a multiprocessor
-// keep the 25 to 64 KB under way that memory latency asks for.
-template <weight_form Form>
-constexpr int resident_depth() {
-  return Form == weight_form::f16 ? 12 : 8;
+constexpr int round_steps = 4;  // k-steps that are copied and waited for together
+
+// Rounds under way a warp. With one tile a block (narrow matrices) there are four warps or little
+// more on a multiprocessor: 6 rounds are 48 KB under way, and the whole of SmolLM2's longest
+// segment. With two tiles a block, 16 warps of 3 are 96 KB.
+template <int Slots>
+constexpr int resident_rounds() {
+  return Slots == 1 ? 6 : 3;
+}
+
+// One warp's stream of weights, tile after tile: rounds are copied in order into a ring of slots.
+template <weight_form Form, int Rounds>
+struct weight_ring {
+  const packed_matrix& w;
+  unsigned char* slots;  // the lane's part of the warp's Rounds * round_steps slots
+  int steps, first_step, tiles,
+      stride;  // of a segment; where it starts; of the matrix; to the next
+  int tile, step = 0, ring = 0;
+
+  // Copies the next round into the slots of the oldest.
+  FORETOKEN_DEVICE void copy_round(int lane) {
+    if (tile < tiles) {
+      const fragment_source<Form> from(w, tile, steps * 4, lane);
+      FORETOKEN_UNROLL
+      for (int k = 0; k < round_steps; ++k) {
+        if (step + k < steps) {
+          from.copy(slots + (ring * round_steps + k) * slot_bytes, first_step + step + k);
+        }
+      }
+    }
+    copy_async_commit();
+    ring = ring + 1 == Rounds ? 0 : ring + 1;
+    step += round_steps;
+    if (step >= steps) {
+      step = 0;
+      tile += stride;
+    }
+  }
+};
+
+// Four k-steps, or as many as are left.
+template <weight_form Form, int ColumnTiles>
+FORETOKEN_DEVICE void multiply_round(float (&sum)[ColumnTiles][4],
+                                     const unsigned char* slots,
+                                     const std::uint16_t* halves,
+                                     int stride,
+                                     int left,
+                                     int lane) {
+  if constexpr (ColumnTiles == 1) {
+    FORETOKEN_UNROLL
+    for (int k = 0; k < round_steps; k += 2) {
+      if (k >= left) break;
+      column_fragments<1> b;
+      b.load(halves + k * 16, stride, lane);
+      std::uint32_t a[4];
+      fragment_source<Form>::decode(slots + k * slot_bytes, a);
+      mma(sum[0], a, b.b[0]);
+      if (k + 1 >= left) break;
+      fragment_source<Form>::decode(slots + (k + 1) * slot_bytes, a);
+      mma(sum[0], a, b.b[1]);
+    }
+  } else {
+    FORETOKEN_UNROLL
+    for (int k = 0; k < round_steps; ++k) {
+      if (k >= left) break;
+      column_fragments<ColumnTiles> b;
+      b.load(halves + k * 16, stride, lane);
+      std::uint32_t a[4];
+      fragment_source<Form>::decode(slots + k * slot_bytes, a);
+      FORETOKEN_UNROLL
+      for (int c = 0; c < ColumnTiles; ++c) mma(sum[c], a, b.b[c]);
+    }
+  }
 }
 
 template <weight_form Form, int ColumnTiles, int Slots, class Epilogue>
 FORETOKEN_KERNEL(Slots * 128, 1)
 linear_resident(const linear_job job, const Epilogue epilogue) {
   constexpr int threads = Slots * 128;
-  constexpr int depth = resident_depth<Form>();
-  using source = fragment_source<Form>;
+  constexpr int rounds = resident_rounds<Slots>();
+  constexpr bool one_item = ColumnTiles <= 2;  // a thread has at most one in the epilogue
   const int lane = thread_index() % 32;
   const int segment = thread_index() / 32 % 4;
   const int slot = thread_index() / 128;
   const int tiles = job.w.rows / 16;
   const int padded = padded_columns(job.input.columns);
   const int steps = padded / 64;
+  const int stride = grid_x() * Slots;
   const input_layout at{8 * ColumnTiles, padded};
   const partial_sums<ColumnTiles> sums{reinterpret_cast<float*>(shared_memory() + at.end()),
                                        16 * Slots};
-  const auto* const halves = reinterpret_cast<const std::uint16_t*>(shared_memory());
-  const auto* const scales = reinterpret_cast<const float*>(shared_memory() + at.scale_at());
+  auto* const scales = reinterpret_cast<float*>(shared_memory() + at.scale_at());
+  unsigned char* const slots =
+      shared_memory() + at.end() + partial_sums<ColumnTiles>::bytes(16 * Slots) +
+      thread_index() / 32 * (rounds * round_steps * slot_bytes) + lane * 16;
+  const auto* const halves =
+      reinterpret_cast<const std::uint16_t*>(shared_memory()) + segment * steps * 16;
   const int first_row = block_y() * 8 * ColumnTiles;
+  const int first_base = block_x() * Slots;
+  const bool has_item = thread_index() / 8 < Slots * 8 * ColumnTiles;
 
-  typename source::raw ring[depth];
-  const auto fill = [&](int tile) {
-    const source from(job.w, tile < tiles ? tile : 0, steps * 4, lane);
-    FORETOKEN_UNROLL
-    for (int i = 0; i < depth; ++i) {
-      if (i < steps) ring[i] = from.load(segment * steps + i);
-    }
-  };
-  fill(block_x() * Slots + slot);
+  weight_ring<Form, rounds> weights{
+      job.w, slots, steps, segment * steps, tiles, stride, first_base + slot};
+  FORETOKEN_UNROLL_BY(1)
+  for (int i = 0; i < rounds; ++i) weights.copy_round(lane);
   release_successor();
+  epilogue_item item = item_of<ColumnTiles>(job, thread_index() / 8, first_base, first_row);
+  typename Epilogue::kept kept{};
+  if (one_item && has_item) epilogue.before_wait(item, kept);
   wait_for_predecessor();
   stage_rows(job.input, at, first_row, threads);
+  row_scales<8 * ColumnTiles / (Slots * 4)> row_scale;
+  row_scale.load(job.input, first_row);
+  if (one_item && has_item) epilogue.after_wait(item, kept);
+  copy_async_wait<0>();
   block_sync();
 
-  for (int base = block_x() * Slots; base < tiles; base += grid_x() * Slots) {
-    const int tile = base + slot < tiles ? base + slot : 0;
-    const source from(job.w, tile, steps * 4, lane);
-    const std::uint16_t* const segment_halves = halves + segment * steps * 16;
+  int ring = 0;
+  FORETOKEN_UNROLL_BY(1)
+  for (int base = first_base; base < tiles; base += stride) {
     float sum[1][ColumnTiles][4] = {};
-    for (int s = 0; s < steps; s += depth) {
-      FORETOKEN_UNROLL
-      for (int i = 0; i < depth; ++i) {
-        if (s + i >= steps) break;
-        std::uint32_t a[1][4];
-        source::decode(ring[i], a[0]);
-        if (s + i + depth < steps) ring[i] = from.load(segment * steps + s + i + depth);
-        multiply_step<1, ColumnTiles>(sum, a, segment_halves + (s + i) * 16, at.stride(), lane);
-      }
+    FORETOKEN_UNROLL_BY(1)
+    for (int s = 0; s < steps; s += round_steps) {
+      copy_async_wait<rounds - 1>();
+      multiply_round<Form, ColumnTiles>(sum[0], slots + ring * round_steps * slot_bytes,
+                                        halves + s * 16, at.stride(), steps - s, lane);
+      ring = ring + 1 == rounds ? 0 : ring + 1;
+      weights.copy_round(lane);
     }
     store_sums<1, ColumnTiles>(sums, sum, segment, slot * 16, lane);
-    if (base + grid_x() * Slots < tiles) fill(base + grid_x() * Slots + slot);
+    if (base == first_base) row_scale.finish(job.input, scales, first_row);
     block_sync();
-    finish_tiles<threads, ColumnTiles>(job, epilogue, sums, scales, base, Slots, first_row);
-    block_sync();
+    if constexpr (one_item) {
+      if (has_item) {
+        if (base != first_base) {
+          item = item_of<ColumnTiles>(job, thread_index() / 8, base, first_row);
+          epilogue.before_wait(item, kept);
+          epilogue.after_wait(item, kept);
+        }
+        const float y0 = finished(job, sums, scales, item, base, first_row, 0);
+        const float y1 = finished(job, sums, scales, item, base, first_row, 1);
+        epilogue.pair(item, kept, y0, y1);
+      }
+    } else {
+      finish_tiles<threads, ColumnTiles>(job, epilogue, sums, scales, base, Slots, first_row);
+    }
+    if (base + stride < tiles) block_sync();
   }
+  copy_async_wait<0>();
 }
 
 template <int ColumnTiles, int Slots>
 int resident_bytes(const linear_job& job) {
   const input_layout at{8 * ColumnTiles, padded_columns(job.input.columns)};
-  return at.end() + partial_sums<ColumnTiles>::bytes(16 * Slots);
+  return at.end() + partial_sums<ColumnTiles>::bytes(16 * Slots) +
+         Slots * 4 * resident_rounds<Slots>() * round_steps * slot_bytes;
 }
 
 // ---- many rows
-// -----------------------------------------------------------------------------------
 
-constexpr int round_steps = 4;  // k-steps of one stage of the ring
 constexpr int stage_stride = round_steps * 16 + 8;
 
 template <int ColumnTiles>
@@ -289,13 +408,19 @@ constexpr int stage_halves() {
 }
 
 template <int ColumnTiles, int BlockTiles, int Stages>
+constexpr int streamed_weights_at() {
+  return Stages * stage_halves<ColumnTiles>() * 2;
+}
+template <int ColumnTiles, int BlockTiles, int Stages>
 constexpr int streamed_scale_at() {
-  constexpr int ring = Stages * stage_halves<ColumnTiles>() * 2;
+  constexpr int ring = streamed_weights_at<ColumnTiles, BlockTiles, Stages>() +
+                       Stages * BlockTiles * 4 * round_steps * slot_bytes;
   constexpr int sums = partial_sums<ColumnTiles>::bytes(16 * BlockTiles);
   return ring > sums ? ring : sums;
 }
 
-// Stage `round` of the ring: columns [64 round, ..) of every segment.
+// Stage `round` of the ring: columns [64 round, ..) of every segment. Rows that are not there stay
+// as they are: columns of a product do not mix.
 template <int Threads, int ColumnTiles>
 FORETOKEN_DEVICE void stage_round(
     const linear_input& in, int padded, int steps, int first_row, int round, std::uint16_t* stage) {
@@ -303,28 +428,24 @@ FORETOKEN_DEVICE void stage_round(
   constexpr int pieces = 4 * rows * round_steps * 2;       // of 8 halves
   const int columns = (steps - round * round_steps) * 16;  // left in a segment
   FORETOKEN_UNROLL
-  for (int i = thread_index(); i < pieces; i += Threads) {
-    const int column = i % (round_steps * 2) * 8;
-    const int r = i / (round_steps * 2) % rows;
-    const int segment = i / (round_steps * 2) / rows;
-    if (column >= columns) continue;
-    std::uint16_t* const to = stage + (segment * rows + r) * stage_stride + column;
-    if (first_row + r < in.rows) {
-      copy_async_16(to, in.halves + wide(source_row(in, first_row + r)) * wide(padded) +
-                            wide((segment * steps + round * round_steps) * 16 + column));
-    } else {
-      *reinterpret_cast<u32x4*>(to) = u32x4{0, 0, 0, 0};
-    }
+  for (int i = 0; i < pieces / Threads; ++i) {
+    const int piece = thread_index() + i * Threads;
+    const int column = piece % (round_steps * 2) * 8;
+    const int r = piece / (round_steps * 2) % rows;
+    const int segment = piece / (round_steps * 2) / rows;
+    if (column >= columns || first_row + r >= in.rows) continue;
+    copy_async_16(stage + (segment * rows + r) * stage_stride + column,
+                  in.halves + wide(source_row(in, first_row + r)) * wide(padded) +
+                      wide((segment * steps + round * round_steps) * 16 + column));
   }
 }
 
-template <weight_form Form, int RowTiles, int ColumnTiles, int Slots, class Epilogue>
+template <weight_form Form, int RowTiles, int ColumnTiles, int Slots, int Stages, class Epilogue>
 FORETOKEN_KERNEL(Slots * 128, 1)
 linear_streamed(const linear_job job, const Epilogue epilogue) {
   constexpr int threads = Slots * 128;
-  constexpr int stages = 3;
   constexpr int block_tiles = Slots * RowTiles;
-  using source = fragment_source<Form>;
+  constexpr int warp_slots = RowTiles * round_steps;
   const int lane = thread_index() % 32;
   const int segment = thread_index() / 32 % 4;
   const int slot = thread_index() / 128;
@@ -335,54 +456,68 @@ linear_streamed(const linear_job job, const Epilogue epilogue) {
   const int base = block_x() * block_tiles;
   const int first_row = block_y() * 8 * ColumnTiles;
   auto* const halves = reinterpret_cast<std::uint16_t*>(shared_memory());
+  unsigned char* const slots = shared_memory() +
+                               streamed_weights_at<ColumnTiles, block_tiles, Stages>() +
+                               thread_index() / 32 * (Stages * warp_slots * slot_bytes) + lane * 16;
   auto* const scales = reinterpret_cast<float*>(
-      shared_memory() + streamed_scale_at<ColumnTiles, block_tiles, stages>());
+      shared_memory() + streamed_scale_at<ColumnTiles, block_tiles, Stages>());
 
-  typename source::raw ring[round_steps][RowTiles];
-  const auto load = [&](int i, int step) {
+  const auto copy_weights = [&](int round) {
     FORETOKEN_UNROLL
     for (int w = 0; w < RowTiles; ++w) {
       const int tile = base + slot * RowTiles + w;
-      ring[i][w] =
-          source(job.w, tile < tiles ? tile : 0, steps * 4, lane).load(segment * steps + step);
+      const fragment_source<Form> from(job.w, tile < tiles ? tile : 0, steps * 4, lane);
+      FORETOKEN_UNROLL
+      for (int k = 0; k < round_steps; ++k) {
+        const int step = round * round_steps + k;
+        if (step >= steps) break;
+        from.copy(slots + ((round % Stages * RowTiles + w) * round_steps + k) * slot_bytes,
+                  segment * steps + step);
+      }
     }
   };
-  FORETOKEN_UNROLL
-  for (int i = 0; i < round_steps; ++i) {
-    if (i < steps) load(i, i);
-  }
+  FORETOKEN_UNROLL_BY(1)
+  for (int i = 0; i < Stages - 1 && i < rounds; ++i) copy_weights(i);
   release_successor();
   wait_for_predecessor();
-  FORETOKEN_UNROLL
-  for (int i = 0; i < stages - 1; ++i) {
+  FORETOKEN_UNROLL_BY(1)
+  for (int i = 0; i < Stages - 1; ++i) {
     if (i < rounds) {
       stage_round<threads, ColumnTiles>(job.input, padded, steps, first_row, i,
                                         halves + i * stage_halves<ColumnTiles>());
     }
     copy_async_commit();
   }
-  row_scales(job.input, scales, first_row, 8 * ColumnTiles, threads);
+  row_scales<8 * ColumnTiles / (Slots * 4)> row_scale;
+  row_scale.load(job.input, first_row);
+  row_scale.finish(job.input, scales, first_row);
   float sum[RowTiles][ColumnTiles][4] = {};
+  FORETOKEN_UNROLL_BY(1)
   for (int round = 0; round < rounds; ++round) {
-    copy_async_wait<stages - 2>();
+    copy_async_wait<Stages - 2>();
     block_sync();
-    if (round + stages - 1 < rounds) {
-      stage_round<threads, ColumnTiles>(
-          job.input, padded, steps, first_row, round + stages - 1,
-          halves + (round + stages - 1) % stages * stage_halves<ColumnTiles>());
+    if (round + Stages - 1 < rounds) {
+      const int next = round + Stages - 1;
+      copy_weights(next);
+      stage_round<threads, ColumnTiles>(job.input, padded, steps, first_row, next,
+                                        halves + next % Stages * stage_halves<ColumnTiles>());
     }
     copy_async_commit();
-    const std::uint16_t* const stage = halves + round % stages * stage_halves<ColumnTiles>() +
+    const std::uint16_t* const stage = halves + round % Stages * stage_halves<ColumnTiles>() +
                                        segment * 8 * ColumnTiles * stage_stride;
     FORETOKEN_UNROLL
-    for (int i = 0; i < round_steps; ++i) {
-      const int step = round * round_steps + i;
-      if (step >= steps) break;
-      std::uint32_t a[RowTiles][4];
+    for (int k = 0; k < round_steps; ++k) {
+      if (round * round_steps + k >= steps) break;
+      column_fragments<ColumnTiles> b;
+      b.load(stage + k * 16, stage_stride, lane);
       FORETOKEN_UNROLL
-      for (int w = 0; w < RowTiles; ++w) source::decode(ring[i][w], a[w]);
-      if (step + round_steps < steps) load(i, step + round_steps);
-      multiply_step<RowTiles, ColumnTiles>(sum, a, stage + i * 16, stage_stride, lane);
+      for (int w = 0; w < RowTiles; ++w) {
+        std::uint32_t a[4];
+        fragment_source<Form>::decode(
+            slots + ((round % Stages * RowTiles + w) * round_steps + k) * slot_bytes, a);
+        FORETOKEN_UNROLL
+        for (int c = 0; c < ColumnTiles; ++c) mma(sum[w][c], a, b.b[c]);
+      }
     }
   }
   copy_async_wait<0>();

@@ -31,47 +31,77 @@ FORETOKEN_DEVICE int source_row(const linear_input& in, int row) {
   return in.which != nullptr ? in.which[row] : row;
 }
 
-// scales[r] for rows [first, first + count): 1 / rms times 2^range, or 1; 0 for rows that are not
-// there.
-FORETOKEN_DEVICE void row_scales(
-    const linear_input& in, float* scales, int first, int count, int threads) {
-  const int lane = thread_index() % 32;
-  for (int r = thread_index() / 32; r < count; r += threads / 32) {
-    const int row = first + r;
-    float scale = row < in.rows ? 1.0f : 0.0f;
-    if (in.squares != nullptr && row < in.rows) {
-      const int tiles = square_tiles(in.columns);
-      const float sum =
-          lane_order_sum(in.squares + wide(source_row(in, row)) * wide(tiles), tiles, lane);
-      scale = inverse_root(sum, in.columns, in.epsilon) * power_of_two(in.range);
-    }
-    if (lane == 0) scales[r] = scale;
-  }
-}
+// Scales of `Rows` rows by one warp: 1 / rms times 2^range, or 1; row w * Rows + r is the r-th of
+// warp w. Loads first and sums later, all rows side by side: one row after the other costs a memory
+// latency, five shuffles and a division each.
+template <int Rows>
+struct row_scales {
+  static constexpr int early = 4;  // loads a lane: a width of 2,048; what is beyond comes in finish
+  float part[Rows][early];
 
-// Rows [first, first + at.rows) and their scales into shared memory. The caller synchronises the
-// block.
+  FORETOKEN_DEVICE static int row_of(int r) { return thread_index() / 32 * Rows + r; }
+  FORETOKEN_DEVICE static const float* squares_of(const linear_input& in, int row) {
+    return in.squares + wide(source_row(in, row)) * wide(square_tiles(in.columns));
+  }
+  FORETOKEN_DEVICE void load(const linear_input& in, int first) {
+    const int tiles = square_tiles(in.columns);
+    FORETOKEN_UNROLL
+    for (int r = 0; r < Rows; ++r) {
+      const int row = first + row_of(r);
+      const bool there = in.squares != nullptr && row < in.rows;
+      FORETOKEN_UNROLL
+      for (int j = 0; j < early; ++j) {
+        const int i = thread_index() % 32 + 32 * j;
+        part[r][j] = there && i < tiles ? squares_of(in, row)[i] : 0.0f;
+      }
+    }
+  }
+  // A sum of squares is never negative, so adding a zero changes no bit.
+  FORETOKEN_DEVICE void finish(const linear_input& in, float* scales, int first) {
+    const int lane = thread_index() % 32;
+    const int tiles = square_tiles(in.columns);
+    float sum[Rows];
+    FORETOKEN_UNROLL
+    for (int r = 0; r < Rows; ++r) {
+      sum[r] = part[r][0];
+      FORETOKEN_UNROLL
+      for (int j = 1; j < early; ++j) sum[r] += part[r][j];
+      const int row = first + row_of(r);
+      if (in.squares == nullptr || row >= in.rows) continue;
+      for (int i = lane + 32 * early; i < tiles; i += 32) sum[r] += squares_of(in, row)[i];
+    }
+    FORETOKEN_UNROLL
+    for (int mask = 16; mask > 0; mask >>= 1) {
+      FORETOKEN_UNROLL
+      for (int r = 0; r < Rows; ++r) sum[r] += shuffle_xor(sum[r], mask);
+    }
+    float mine = sum[0];
+    FORETOKEN_UNROLL
+    for (int r = 1; r < Rows; ++r) mine = lane == r ? sum[r] : mine;
+    if (in.squares != nullptr) {
+      mine = inverse_root(mine, in.columns, in.epsilon) * power_of_two(in.range);
+    } else {
+      mine = 1;
+    }
+    if (lane < Rows) scales[row_of(lane)] = mine;
+  }
+};
+
+// Starts to copy rows [first, first + at.rows) into shared memory. Rows that are not there stay as
+// they are: columns of a product do not mix.
 FORETOKEN_DEVICE void stage_rows(const linear_input& in,
                                  const input_layout& at,
                                  int first,
                                  int threads) {
   auto* const halves = reinterpret_cast<std::uint16_t*>(shared_memory());
-  const int pieces = at.padded / 8;
-  for (int i = thread_index(); i < at.rows * pieces; i += threads) {
-    const int r = i / pieces;
-    const int column = (i - r * pieces) * 8;
-    std::uint16_t* const to = halves + r * at.stride() + column;
-    if (first + r < in.rows) {
-      copy_async_16(to,
-                    in.halves + wide(source_row(in, first + r)) * wide(at.padded) + wide(column));
-    } else {
-      *reinterpret_cast<u32x4*>(to) = u32x4{0, 0, 0, 0};
+  const int rows = in.rows - first < at.rows ? in.rows - first : at.rows;
+  for (int r = 0; r < rows; ++r) {
+    const std::uint16_t* from = in.halves + wide(source_row(in, first + r)) * wide(at.padded);
+    for (int i = thread_index() * 8; i < at.padded; i += threads * 8) {
+      copy_async_16(halves + r * at.stride() + i, from + i);
     }
   }
   copy_async_commit();
-  row_scales(in, reinterpret_cast<float*>(shared_memory() + at.scale_at()), first, at.rows,
-             threads);
-  copy_async_wait<0>();
 }
 
 }  // namespace foretoken::gpu

@@ -8,8 +8,6 @@
 
 namespace foretoken::gpu {
 
-// Rows up to which every block holds all of its inputs: 32 rows of 576 are 37 KB.
-constexpr int resident_rows_max = 32;
 // So that two blocks share a multiprocessor.
 constexpr int resident_bytes_max = 112 << 10;
 
@@ -21,18 +19,21 @@ template <weight_form Form, int ColumnTiles, int Slots, class Epilogue>
 status launch_resident(const launch_context& on, const linear_job& job, const Epilogue& epilogue) {
   const int bytes = resident_bytes<ColumnTiles, Slots>(job);
   const int blocks = blocks_of(job.w.rows / 16, Slots);
-  const int fit = bytes <= 56 << 10 ? 4 : bytes <= resident_bytes_max ? 2 : 1;
-  const int grid = blocks < on.multiprocessors * fit ? blocks : on.multiprocessors * fit;
-  return launch(on, linear_resident<Form, ColumnTiles, Slots, Epilogue>,
-                {grid, blocks_of(job.input.rows, 8 * ColumnTiles), 1}, Slots * 128, bytes, job,
-                epilogue);
+  const int columns = blocks_of(job.input.rows, 8 * ColumnTiles);
+  // As many as run at once, by shared memory.
+  const int fit = bytes > resident_bytes_max ? 1 : bytes > 74 << 10 ? 2 : 3;
+  const int all = on.multiprocessors * fit / columns;
+  const int grid = blocks < all ? blocks : all < 1 ? 1 : all;
+  return launch(on, linear_resident<Form, ColumnTiles, Slots, Epilogue>, {grid, columns, 1},
+                Slots * 128, bytes, job, epilogue);
 }
 
-template <weight_form Form, int RowTiles, int ColumnTiles, int Slots, class Epilogue>
+template <weight_form Form, int RowTiles, int ColumnTiles, int Slots, int Stages, class Epilogue>
 status launch_streamed(const launch_context& on, const linear_job& job, const Epilogue& epilogue) {
-  constexpr int bytes = streamed_scale_at<ColumnTiles, Slots * RowTiles, 3>() + 8 * ColumnTiles * 4;
+  constexpr int bytes =
+      streamed_scale_at<ColumnTiles, Slots * RowTiles, Stages>() + 8 * ColumnTiles * 4;
   return launch(
-      on, linear_streamed<Form, RowTiles, ColumnTiles, Slots, Epilogue>,
+      on, linear_streamed<Form, RowTiles, ColumnTiles, Slots, Stages, Epilogue>,
       {blocks_of(job.w.rows / 16, Slots * RowTiles), blocks_of(job.input.rows, 8 * ColumnTiles), 1},
       Slots * 128, bytes, job, epilogue);
 }
@@ -42,36 +43,38 @@ status launch_many(const launch_context& on, const linear_job& job, const Epilog
   const int tiles = job.w.rows / 16;
   const int rows = job.input.rows;
   // 64 n x 64 rows a block when that fills the device, else smaller blocks.
-  if (blocks_of(tiles, 4) * blocks_of(rows, 64) >= on.multiprocessors) {
-    return launch_streamed<Form, 2, 8, 2>(on, job, epilogue);
+  if (rows > 32 && blocks_of(tiles, 4) * blocks_of(rows, 64) >= on.multiprocessors) {
+    return launch_streamed<Form, 2, 8, 2, 3>(on, job, epilogue);
   }
   if (rows > 32 && blocks_of(tiles, 2) * blocks_of(rows, 64) >= on.multiprocessors) {
-    return launch_streamed<Form, 1, 8, 2>(on, job, epilogue);
+    return launch_streamed<Form, 1, 8, 2, 4>(on, job, epilogue);
   }
-  return launch_streamed<Form, 1, 4, 1>(on, job, epilogue);
+  return launch_streamed<Form, 1, 4, 1, 4>(on, job, epilogue);
 }
 
-template <weight_form Form, class Epilogue>
+// Two tiles a block when there are more than the device has multiprocessors.
+template <weight_form Form, int ColumnTiles, class Epilogue>
 status launch_few(const launch_context& on, const linear_job& job, const Epilogue& epilogue) {
-  const bool narrow = job.w.rows / 16 <= on.multiprocessors;
-  if (job.input.rows <= 8) {
-    return narrow ? launch_resident<Form, 1, 1>(on, job, epilogue)
-                  : launch_resident<Form, 1, 2>(on, job, epilogue);
+  const int blocks = job.w.rows / 16 * blocks_of(job.input.rows, 8 * ColumnTiles);
+  if (blocks <= on.multiprocessors * 3 / 2) {
+    return launch_resident<Form, ColumnTiles, 1>(on, job, epilogue);
   }
-  return narrow ? launch_resident<Form, 2, 1>(on, job, epilogue)
-                : launch_resident<Form, 2, 2>(on, job, epilogue);
+  return launch_resident<Form, ColumnTiles, 2>(on, job, epilogue);
 }
 
 template <weight_form Form, class Epilogue>
 status launch_form(const launch_context& on, const linear_job& job, const Epilogue& epilogue) {
   if (job.input.columns % 8 != 0) return unsupported("columns", "not whole eights");
-  if (job.input.rows < 1) return {};
-  if (job.input.rows <= 8 && resident_bytes<1, 2>(job) <= shared_bytes_max) {
-    return launch_few<Form>(on, job, epilogue);
+  const int rows = job.input.rows;
+  if (rows < 1) return {};
+  if (rows <= 8 && resident_bytes<1, 1>(job) <= shared_bytes_max) {
+    return launch_few<Form, 1>(on, job, epilogue);
   }
-  if (job.input.rows <= resident_rows_max && job.input.rows > 8 &&
-      resident_bytes<2, 2>(job) <= resident_bytes_max) {
-    return launch_few<Form>(on, job, epilogue);
+  if (rows <= 16 && resident_bytes<2, 2>(job) <= resident_bytes_max) {
+    return launch_few<Form, 2>(on, job, epilogue);
+  }
+  if (rows <= 64 && resident_bytes<4, 2>(job) <= resident_bytes_max) {
+    return launch_few<Form, 4>(on, job, epilogue);
   }
   return launch_many<Form>(on, job, epilogue);
 }

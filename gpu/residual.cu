@@ -13,23 +13,35 @@ namespace {
 
 struct residual_epilogue {
   residual_stream to;
-  FORETOKEN_DEVICE void pair(int tile, int g, int row, float y0, float y1, bool wanted) const {
-    const float* from = to.x + wide(wanted ? row : 0) * wide(to.width);
-    const int a = tile * 16 + g;
-    const float x0 = wanted && a < to.width ? from[a] : 0.0f;
-    const float x1 = wanted && a + 8 < to.width ? from[a + 8] : 0.0f;
-    to.put(tile, g, wanted ? row : 0, x0 + y0, x1 + y1, wanted);
+  struct kept {
+    float x[2], gain[2];
+  };
+  FORETOKEN_DEVICE void before_wait(const epilogue_item& item, kept& k) const {
+    to.load_gain(item.tile, item.g, item.wanted, k.gain);
+  }
+  FORETOKEN_DEVICE void after_wait(const epilogue_item& item, kept& k) const {
+    const float* from = to.x + wide(item.wanted ? item.row : 0) * wide(to.width);
+    const int a = item.tile * 16 + item.g;
+    k.x[0] = item.wanted && a < to.width ? from[a] : 0.0f;
+    k.x[1] = item.wanted && a + 8 < to.width ? from[a + 8] : 0.0f;
+  }
+  FORETOKEN_DEVICE void pair(const epilogue_item& item, const kept& k, float y0, float y1) const {
+    to.put(item.tile, item.g, item.wanted ? item.row : 0, k.x[0] + y0, k.x[1] + y1, k.gain,
+           item.wanted);
   }
 };
 
 struct raw_epilogue {
   float* y;  // [rows][width]
   int width;
-  FORETOKEN_DEVICE void pair(int tile, int g, int row, float y0, float y1, bool wanted) const {
-    const int a = tile * 16 + g;
-    float* to = y + wide(wanted ? row : 0) * wide(width);
-    if (wanted && a < width) to[a] = y0;
-    if (wanted && a + 8 < width) to[a + 8] = y1;
+  struct kept {};
+  FORETOKEN_DEVICE void before_wait(const epilogue_item&, kept&) const {}
+  FORETOKEN_DEVICE void after_wait(const epilogue_item&, kept&) const {}
+  FORETOKEN_DEVICE void pair(const epilogue_item& item, const kept&, float y0, float y1) const {
+    const int a = item.tile * 16 + item.g;
+    float* to = y + wide(item.wanted ? item.row : 0) * wide(width);
+    if (item.wanted && a < width) to[a] = y0;
+    if (item.wanted && a + 8 < width) to[a + 8] = y1;
   }
 };
 
@@ -61,7 +73,9 @@ FORETOKEN_KERNEL(post_warps * 32, 1) add_post_norm(const post_norm_job job) {
         const int i = a + 8 * h;
         if (i < width) v[h] = x[i] + normed(y[i], inverse, job.gain[i]);
       }
-      job.to.put(tile, lane % 8, row, v[0], v[1], true);
+      float gain[2];
+      job.to.load_gain(tile, lane % 8, true, gain);
+      job.to.put(tile, lane % 8, row, v[0], v[1], gain, true);
     }
   }
 }

@@ -17,8 +17,14 @@ struct residual_stream {
   const float* gain;      // [width]; null: a layer norm follows, which reads x
   int width, padded, range;
 
+  FORETOKEN_DEVICE void load_gain(int tile, int g, bool wanted, float (&out)[2]) const {
+    const int a = tile * 16 + g;
+    out[0] = gain != nullptr && wanted && a < width ? gain[a] : 0.0f;
+    out[1] = gain != nullptr && wanted && a + 8 < width ? gain[a + 8] : 0.0f;
+  }
   // Features 16 tile + g and 8 more; eight lanes, g in their lowest bits, do a tile. Whole warps.
-  FORETOKEN_DEVICE void put(int tile, int g, int row, float x0, float x1, bool wanted) const {
+  FORETOKEN_DEVICE void put(
+      int tile, int g, int row, float x0, float x1, const float (&gains)[2], bool wanted) const {
     const int a = tile * 16 + g;
     const bool has_low = wanted && a < width;
     const bool has_high = wanted && a + 8 < width;
@@ -28,11 +34,12 @@ struct residual_stream {
     if (gain == nullptr) return;
     std::uint16_t* const half = normed + wide(row) * wide(padded);
     const float scale = power_of_two(-range);
-    if (has_low) half[a] = product_input(x0 * gain[a] * scale);
-    if (has_high) half[a + 8] = product_input(x1 * gain[a + 8] * scale);
+    if (has_low) half[a] = product_input(x0 * gains[0] * scale);
+    if (has_high) half[a + 8] = product_input(x1 * gains[1] * scale);
     const float sum = tile_squares(has_low ? x0 : 0.0f, has_high ? x1 : 0.0f);
-    if (wanted && g == 0 && a < width)
+    if (wanted && g == 0 && a < width) {
       squares[wide(row) * wide(square_tiles(width)) + wide(tile)] = sum;
+    }
   }
 };
 

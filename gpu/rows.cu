@@ -62,7 +62,9 @@ FORETOKEN_KERNEL(embed_threads, 1) embed_rows(const embed_job job) {
       v[h] = packed_value(given.table, token, i) * given.scale;
       if (given.positions.codes != nullptr) v[h] += packed_value(given.positions, position, i);
     }
-    job.to.put(tile, g, row, v[0], v[1], true);
+    float gain[2];
+    job.to.load_gain(tile, g, true, gain);
+    job.to.put(tile, g, row, v[0], v[1], gain, true);
   }
 }
 
