@@ -64,6 +64,8 @@ class engine {
   virtual engine_stats stats() const = 0;
   virtual bool ready() const noexcept = 0;    // an executor is up and not draining
   virtual bool healthy() const noexcept = 0;  // the actors answer
+  // A device is lost until the process is started anew: time to drain and to end.
+  virtual bool device_lost() const noexcept { return false; }
   virtual std::string metrics_page() = 0;     // Prometheus text format 0.0.4
   virtual counters& metrics() noexcept = 0;
 
