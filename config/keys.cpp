@@ -10,10 +10,11 @@ void add_model_keys(std::vector<key>& out) {
   out.push_back(path("model.path",
                      "A .gguf file or a Hugging Face folder. The flag --model sets it.",
                      FORETOKEN_MEMBER(engine.model)));
-  out.push_back(text("model.device",
-                     "auto: a GPU when one is there and the model fits it, else the CPU; or cpu; or "
-                     "cuda or cuda:N for that GPU or a refusal. See foretoken devices.",
-                     FORETOKEN_MEMBER(engine.device)));
+  out.push_back(
+      text("model.device",
+           "auto: a GPU when one is there and the model fits it, else the CPU; or cpu; or "
+           "cuda or cuda:N for that GPU or a refusal. See foretoken devices.",
+           FORETOKEN_MEMBER(engine.device)));
   out.push_back(
       text("model.chat_template",
            "How messages become a prompt: auto recognises the file's template; or a family: "
@@ -52,6 +53,12 @@ void add_device_keys(std::vector<key>& out) {
                         "When the GPU is lost, its requests go on on the CPU until the process has "
                         "drained and ends with code 70; false = they end with a retryable error.",
                         FORETOKEN_MEMBER(engine.cpu_fallback)));
+  out.push_back(choice<gpu::weight_mode>(
+      "gpu.weights", {{"f16", gpu::weight_mode::f16}, {"file", gpu::weight_mode::file}},
+      "f16: every weight as f16. file: quantised weights keep their 4 or 8 bits; the same bits "
+      "come "
+      "out, in less memory.",
+      FORETOKEN_MEMBER(engine.gpu.weights)));
   out.push_back(boolean("gpu.graphs",
                         "Replay recorded steps of the usual sizes; false for a debugger.",
                         FORETOKEN_MEMBER(engine.gpu.graphs)));

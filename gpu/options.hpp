@@ -17,7 +17,7 @@ struct options {
   int rows_max = 512;                   // rows of one step
   std::uint64_t kv_bytes = 256u << 20;  // KV pool, taken at start
   int context_max = 0;                  // longest sequence; 0 = the model's own
-  weight_mode weights = weight_mode::f16;
+  weight_mode weights = weight_mode::file;
   bool graphs = true;  // replay recorded steps; off for a debugger
   // A test's fault: the step with this number (from 1) fails as a lost device does; 0 = never.
   std::uint64_t fail_at_step = 0;

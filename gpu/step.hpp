@@ -83,7 +83,7 @@ class step final : public model::ops {
   int fill_slice(const model::slice& one, int table, int row, int& tile);
   status queue_copies(const model::micro_batch& batch);
 
-  // Queues a launch: at once, or into the step being recorded, or not at all when it is replayed.
+  // Queues a launch, and keeps it when the step is to be recorded; nothing when it is replayed.
   template <class Launch>
   void queue(Launch&& launch);
   step_rows rows() const noexcept;
@@ -133,12 +133,9 @@ class step final : public model::ops {
 template <class Launch>
 void step::queue(Launch&& launch) {
   if (mode_ == mode::replaying || !queued_) return;
-  if (mode_ == mode::direct) {
-    queued_ = launch();
-    on_.dependent = true;
-  } else {
-    pending_.emplace_back(std::forward<Launch>(launch));
-  }
+  queued_ = launch();
+  on_.dependent = true;
+  if (mode_ == mode::recording) pending_.emplace_back(std::forward<Launch>(launch));
 }
 
 }  // namespace foretoken::gpu

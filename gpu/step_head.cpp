@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The end of a step: logits of the rows that want them, their digest, and the choice.
 #include <algorithm>
+#include <utility>
 
 #include "base/counters.hpp"
 #include "gpu/step.hpp"
@@ -46,26 +47,26 @@ void step::queue_head(int first, int count) {
   queue([this, digest] { return launch_digest(on_, digest); });
 }
 
-// Everything queued since begin() is on its way after this.
+// Everything since begin() is on its way after this. The first step of a bucket is queued launch by
+// launch, which also loads its kernels, and recorded for those to come.
 status step::finish_queue() {
   if (!queued_) return queued_;
-  if (mode_ == mode::recording) {
-    auto made = runtime::recording::make(stream_, [this, work = std::move(pending_)]() -> status {
-      on_.dependent = false;
-      for (const auto& launch : work) {
-        FORETOKEN_TRY(launch());
-        on_.dependent = true;
-      }
-      return {};
-    });
-    if (!made) return made.error();
-    recordings_.emplace(bucket_, *std::move(made));
-    mode_ = mode::replaying;
-  }
-  if (mode_ != mode::replaying) return {};
-  mode_ = mode::direct;
+  const mode was = std::exchange(mode_, mode::direct);
   on_.dependent = false;
-  return recordings_.at(bucket_).replay(stream_);
+  if (was == mode::replaying) return recordings_.at(bucket_).replay(stream_);
+  if (was == mode::direct) return {};
+  auto made = runtime::recording::make(stream_, [this, work = std::move(pending_)]() -> status {
+    on_.dependent = false;
+    for (const auto& launch : work) {
+      FORETOKEN_TRY(launch());
+      on_.dependent = true;
+    }
+    return {};
+  });
+  on_.dependent = false;
+  if (!made) return made.error();
+  recordings_.emplace(bucket_, *std::move(made));
+  return {};
 }
 
 status step::head(model::step_result& out) {

@@ -82,6 +82,17 @@ void each_block(int rows, Work work) {
   run();
 }
 
+// Room above a row's residual stream times a norm's weights in f16, in powers of two: families known
+// for features of 10^4 and more, and gemma, whose weights are large as well.
+int range_of(model::architecture arch) {
+  switch (arch) {
+    case model::architecture::gemma3: return 6;
+    case model::architecture::qwen2:
+    case model::architecture::qwen3: return 4;
+    default: return 0;
+  }
+}
+
 class loader {
  public:
   loader(const model::model_file& file,
@@ -115,6 +126,7 @@ class loader {
     out.bias = space_.floats(floats(bias));
     out.epsilon = file_.shape.norm_epsilon;
     out.kind = file_.shape.norm;
+    out.range = range_of(file_.shape.arch);
     return out;
   }
   // The norms inside a layer after attention and feed-forward are RMS norms everywhere.
