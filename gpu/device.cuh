@@ -134,8 +134,8 @@ FORETOKEN_DEVICE void copy_async_16(void* shared, const void* global) {
 // 4 or 8 bytes
 template <int Bytes>
 FORETOKEN_DEVICE void copy_async_small(void* shared, const void* global) {
-  asm volatile("cp.async.ca.shared.global [%0],[%1],%2;" ::"r"(shared_address(shared)),
-               "l"(global), "n"(Bytes)
+  asm volatile("cp.async.ca.shared.global [%0],[%1],%2;" ::"r"(shared_address(shared)), "l"(global),
+               "n"(Bytes)
                : "memory");
 }
 FORETOKEN_DEVICE void copy_async_commit() {

@@ -15,106 +15,13 @@
 // done.
 
 #include "gpu/linear_input.cuh"
+#include "gpu/weight_stream.cuh"
 
 namespace foretoken::gpu {
 
 struct linear_job {
   linear_input input;
   packed_matrix w;
-};
-
-// ---- weights as A fragments
-
-constexpr int slot_bytes = 512;  // of one fragment in shared memory, 16 a lane, whatever the form
-
-template <weight_form Form>
-struct fragment_source;
-
-// One tile's stream, the lane's part of it.
-template <>
-struct fragment_source<weight_form::f16> {
-  const unsigned char* at;
-  FORETOKEN_DEVICE fragment_source(const packed_matrix& w, int tile, int steps, int lane)
-      : at(static_cast<const unsigned char*>(w.codes) + wide(tile) * wide(steps) * 512 +
-           wide(lane) * 16) {}
-  FORETOKEN_DEVICE void copy(unsigned char* slot, int step) const {
-    copy_async_16(slot, at + wide(step) * 512);
-  }
-  FORETOKEN_DEVICE static void decode(const unsigned char* slot, std::uint32_t (&a)[4]) {
-    const u32x4 v = *reinterpret_cast<const u32x4*>(slot);
-    a[0] = v.x;
-    a[1] = v.y;
-    a[2] = v.z;
-    a[3] = v.w;
-  }
-};
-
-// scale and minimum of the lane's two rows, doubled into both halves
-struct group_scales {
-  std::uint32_t scale[2], minimum[2];
-  FORETOKEN_DEVICE group_scales(std::uint32_t low, std::uint32_t high) {
-    scale[0] = pick_bytes(low, low, 0x1010);
-    minimum[0] = pick_bytes(low, low, 0x3232);
-    scale[1] = pick_bytes(high, high, 0x1010);
-    minimum[1] = pick_bytes(high, high, 0x3232);
-  }
-  // 1024 + code in both halves (an exact f16) to scale * code + minimum
-  FORETOKEN_DEVICE std::uint32_t apply(std::uint32_t biased, int row) const {
-    return half_pair_fma(scale[row], half_pair_subtract(biased, 0x64006400u), minimum[row]);
-  }
-};
-
-// A slot of 8 bits: codes x, y; of 4: codes x. Scales of the lane's rows in z and w.
-struct quantised_source {
-  const unsigned char* at;
-  const std::uint32_t* scales;
-  FORETOKEN_DEVICE quantised_source(
-      const packed_matrix& w, int tile, int steps, int lane, int bytes)
-      : at(static_cast<const unsigned char*>(w.codes) +
-           (wide(tile) * wide(steps) * 32 + wide(lane)) * wide(bytes)),
-        scales(w.scales + wide(tile) * wide(steps) * 8 + wide(lane / 4)) {}
-  FORETOKEN_DEVICE void copy_scales(unsigned char* slot, int step) const {
-    const std::uint32_t* s = scales + wide(step / 2) * 16;
-    copy_async_small<4>(slot + 8, s);
-    copy_async_small<4>(slot + 12, s + 8);
-  }
-};
-
-template <>
-struct fragment_source<weight_form::w8> : quantised_source {
-  FORETOKEN_DEVICE fragment_source(const packed_matrix& w, int tile, int steps, int lane)
-      : quantised_source(w, tile, steps, lane, 8) {}
-  FORETOKEN_DEVICE void copy(unsigned char* slot, int step) const {
-    copy_async_small<8>(slot, at + wide(step) * 256);
-    copy_scales(slot, step);
-  }
-  FORETOKEN_DEVICE static void decode(const unsigned char* slot, std::uint32_t (&a)[4]) {
-    const u32x4 v = *reinterpret_cast<const u32x4*>(slot);
-    const group_scales groups(v.z, v.w);
-    a[0] = groups.apply(pick_bytes(v.x, 0x64646464u, 0x4140), 0);
-    a[1] = groups.apply(pick_bytes(v.x, 0x64646464u, 0x4342), 1);
-    a[2] = groups.apply(pick_bytes(v.y, 0x64646464u, 0x4140), 0);
-    a[3] = groups.apply(pick_bytes(v.y, 0x64646464u, 0x4342), 1);
-  }
-};
-
-template <>
-struct fragment_source<weight_form::w4> : quantised_source {
-  FORETOKEN_DEVICE fragment_source(const packed_matrix& w, int tile, int steps, int lane)
-      : quantised_source(w, tile, steps, lane, 4) {}
-  FORETOKEN_DEVICE void copy(unsigned char* slot, int step) const {
-    copy_async_small<4>(slot, at + wide(step) * 128);
-    copy_scales(slot, step);
-  }
-  FORETOKEN_DEVICE static void decode(const unsigned char* slot, std::uint32_t (&a)[4]) {
-    const u32x2 scales = *reinterpret_cast<const u32x2*>(slot + 8);
-    const std::uint32_t codes = *reinterpret_cast<const std::uint32_t*>(slot);
-    const group_scales groups(scales.x, scales.y);
-    FORETOKEN_UNROLL
-    for (int r = 0; r < 4; ++r) {
-      a[r] = groups.apply((codes >> (4 * r) & 0x000F000Fu) | 0x64006400u, r % 2);
-    }
-  }
 };
 
 // ---- the product of one warp
@@ -240,8 +147,6 @@ FORETOKEN_DEVICE void finish_tiles(const linear_job& job,
 
 // ---- few rows
 
-constexpr int round_steps = 4;  // k-steps that are copied and waited for together
-
 // Rounds under way a warp. With one tile a block (narrow matrices) there are four warps or little
 // more on a multiprocessor: 6 rounds are 48 KB under way, and the whole of SmolLM2's longest
 // segment. With two tiles a block, 16 warps of 3 are 96 KB.
@@ -249,36 +154,6 @@ template <int Slots>
 constexpr int resident_rounds() {
   return Slots == 1 ? 6 : 3;
 }
-
-// One warp's stream of weights, tile after tile: rounds are copied in order into a ring of slots.
-template <weight_form Form, int Rounds>
-struct weight_ring {
-  const packed_matrix& w;
-  unsigned char* slots;  // the lane's part of the warp's Rounds * round_steps slots
-  int steps, first_step, tiles,
-      stride;  // of a segment; where it starts; of the matrix; to the next
-  int tile, step = 0, ring = 0;
-
-  // Copies the next round into the slots of the oldest.
-  FORETOKEN_DEVICE void copy_round(int lane) {
-    if (tile < tiles) {
-      const fragment_source<Form> from(w, tile, steps * 4, lane);
-      FORETOKEN_UNROLL
-      for (int k = 0; k < round_steps; ++k) {
-        if (step + k < steps) {
-          from.copy(slots + (ring * round_steps + k) * slot_bytes, first_step + step + k);
-        }
-      }
-    }
-    copy_async_commit();
-    ring = ring + 1 == Rounds ? 0 : ring + 1;
-    step += round_steps;
-    if (step >= steps) {
-      step = 0;
-      tile += stride;
-    }
-  }
-};
 
 // Four k-steps, or as many as are left.
 template <weight_form Form, int ColumnTiles>
@@ -320,7 +195,7 @@ FORETOKEN_KERNEL(Slots * 128, 1)
 linear_resident(const linear_job job, const Epilogue epilogue) {
   constexpr int threads = Slots * 128;
   constexpr int rounds = resident_rounds<Slots>();
-  constexpr bool one_item = ColumnTiles <= 2;  // a thread has at most one in the epilogue
+  constexpr int items = ColumnTiles <= 2 ? 1 : ColumnTiles / 2;  // a thread's in the epilogue
   const int lane = thread_index() % 32;
   const int segment = thread_index() / 32 % 4;
   const int slot = thread_index() / 128;
@@ -346,14 +221,28 @@ linear_resident(const linear_job job, const Epilogue epilogue) {
   FORETOKEN_UNROLL_BY(1)
   for (int i = 0; i < rounds; ++i) weights.copy_round(lane);
   release_successor();
-  epilogue_item item = item_of<ColumnTiles>(job, thread_index() / 8, first_base, first_row);
-  typename Epilogue::kept kept{};
-  if (one_item && has_item) epilogue.before_wait(item, kept);
+  const auto item_at = [&](int i, int base) {
+    return item_of<ColumnTiles>(job, thread_index() / 8 + i * (threads / 8), base, first_row);
+  };
+  typename Epilogue::kept kept[items] = {};
+  const auto keep_early = [&](int base) {
+    FORETOKEN_UNROLL
+    for (int i = 0; i < items; ++i) {
+      if (has_item) epilogue.before_wait(item_at(i, base), kept[i]);
+    }
+  };
+  const auto keep_late = [&](int base) {
+    FORETOKEN_UNROLL
+    for (int i = 0; i < items; ++i) {
+      if (has_item) epilogue.after_wait(item_at(i, base), kept[i]);
+    }
+  };
+  keep_early(first_base);
   wait_for_predecessor();
   stage_rows(job.input, at, first_row, threads);
   row_scales<8 * ColumnTiles / (Slots * 4)> row_scale;
   row_scale.load(job.input, first_row);
-  if (one_item && has_item) epilogue.after_wait(item, kept);
+  keep_late(first_base);
   copy_async_wait<0>();
   block_sync();
 
@@ -372,19 +261,17 @@ linear_resident(const linear_job job, const Epilogue epilogue) {
     store_sums<1, ColumnTiles>(sums, sum, segment, slot * 16, lane);
     if (base == first_base) row_scale.finish(job.input, scales, first_row);
     block_sync();
-    if constexpr (one_item) {
-      if (has_item) {
-        if (base != first_base) {
-          item = item_of<ColumnTiles>(job, thread_index() / 8, base, first_row);
-          epilogue.before_wait(item, kept);
-          epilogue.after_wait(item, kept);
-        }
-        const float y0 = finished(job, sums, scales, item, base, first_row, 0);
-        const float y1 = finished(job, sums, scales, item, base, first_row, 1);
-        epilogue.pair(item, kept, y0, y1);
-      }
-    } else {
-      finish_tiles<threads, ColumnTiles>(job, epilogue, sums, scales, base, Slots, first_row);
+    if (base != first_base) {
+      keep_early(base);
+      keep_late(base);
+    }
+    FORETOKEN_UNROLL
+    for (int i = 0; i < items; ++i) {
+      if (!has_item) continue;
+      const epilogue_item item = item_at(i, base);
+      const float y0 = finished(job, sums, scales, item, base, first_row, 0);
+      const float y1 = finished(job, sums, scales, item, base, first_row, 1);
+      epilogue.pair(item, kept[i], y0, y1);
     }
     if (base + stride < tiles) block_sync();
   }

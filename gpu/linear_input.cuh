@@ -19,11 +19,12 @@ struct linear_input {
 };
 
 // Shared memory of a block that holds `rows` whole rows; they are padded columns + 8 apart, so that
-// the eight rows of a matrix load fall into different banks. Offsets in bytes.
+// the eight rows of a matrix load fall into different banks. The last fragment load of a row may
+// reach 16 bytes beyond it (column_fragments<1>): nothing else lies there. Offsets in bytes.
 struct input_layout {
   int rows, padded;
   FORETOKEN_BOTH constexpr int stride() const { return padded + 8; }
-  FORETOKEN_BOTH constexpr int scale_at() const { return rows * stride() * 2; }
+  FORETOKEN_BOTH constexpr int scale_at() const { return rows * stride() * 2 + 16; }
   FORETOKEN_BOTH constexpr int end() const { return scale_at() + (rows * 4 + 15) / 16 * 16; }
 };
 
@@ -68,6 +69,7 @@ struct row_scales {
       for (int j = 1; j < early; ++j) sum[r] += part[r][j];
       const int row = first + row_of(r);
       if (in.squares == nullptr || row >= in.rows) continue;
+      FORETOKEN_UNROLL_BY(1)
       for (int i = lane + 32 * early; i < tiles; i += 32) sum[r] += squares_of(in, row)[i];
     }
     FORETOKEN_UNROLL
@@ -95,8 +97,10 @@ FORETOKEN_DEVICE void stage_rows(const linear_input& in,
                                  int threads) {
   auto* const halves = reinterpret_cast<std::uint16_t*>(shared_memory());
   const int rows = in.rows - first < at.rows ? in.rows - first : at.rows;
+  FORETOKEN_UNROLL_BY(1)
   for (int r = 0; r < rows; ++r) {
     const std::uint16_t* from = in.halves + wide(source_row(in, first + r)) * wide(at.padded);
+    FORETOKEN_UNROLL_BY(1)
     for (int i = thread_index() * 8; i < at.padded; i += threads * 8) {
       copy_async_16(halves + r * at.stride() + i, from + i);
     }

@@ -49,6 +49,10 @@ status launch_many(const launch_context& on, const linear_job& job, const Epilog
   if (rows > 32 && blocks_of(tiles, 2) * blocks_of(rows, 64) >= on.multiprocessors) {
     return launch_streamed<Form, 1, 8, 2, 4>(on, job, epilogue);
   }
+  // Narrow matrices leave a multiprocessor one block: it keeps more under way.
+  if (tiles * blocks_of(rows, 32) <= on.multiprocessors) {
+    return launch_streamed<Form, 1, 4, 1, 8>(on, job, epilogue);
+  }
   return launch_streamed<Form, 1, 4, 1, 4>(on, job, epilogue);
 }
 
@@ -70,8 +74,11 @@ status launch_form(const launch_context& on, const linear_job& job, const Epilog
   if (rows <= 8 && resident_bytes<1, 1>(job) <= shared_bytes_max) {
     return launch_few<Form, 1>(on, job, epilogue);
   }
-  if (rows <= 16 && resident_bytes<2, 2>(job) <= resident_bytes_max) {
+  if (rows <= 16 && resident_bytes<2, 2>(job) <= shared_bytes_max) {
     return launch_few<Form, 2>(on, job, epilogue);
+  }
+  if (rows <= 32 && resident_bytes<4, 2>(job) <= shared_bytes_max) {
+    return launch_few<Form, 4>(on, job, epilogue);
   }
   if (rows <= 64 && resident_bytes<4, 2>(job) <= resident_bytes_max) {
     return launch_few<Form, 4>(on, job, epilogue);
