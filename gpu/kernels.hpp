@@ -27,6 +27,7 @@ using stream_handle = CUstream_st*;
 struct launch_context {
   stream_handle stream = nullptr;
   int multiprocessors = 132;
+  int shared_bytes_max = 227 << 10;  // of a block, as the device allows on request (8.0: 163 KB)
   bool dependent = true;  // false for the first kernel after work that is no kernel of ours
 };
 

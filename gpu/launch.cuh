@@ -26,6 +26,9 @@ status launch(const launch_context& on,
               int threads,
               int shared_bytes,
               const Parameters&... given) {
+  if (shared_bytes > on.shared_bytes_max) {
+    return unsupported("device", "too little shared memory for a kernel");
+  }
   if (shared_bytes > 48 << 10) {
     FORETOKEN_TRY(device_status(
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
@@ -64,7 +67,5 @@ status launch(const launch_context&,
 }
 
 #endif
-
-constexpr int shared_bytes_max = 227 << 10;
 
 }  // namespace foretoken::gpu

@@ -28,10 +28,14 @@ status launch_resident(const launch_context& on, const linear_job& job, const Ep
                 Slots * 128, bytes, job, epilogue);
 }
 
+template <int RowTiles, int ColumnTiles, int Slots, int Stages>
+constexpr int streamed_bytes() {
+  return streamed_scale_at<ColumnTiles, Slots * RowTiles, Stages>() + 8 * ColumnTiles * 4;
+}
+
 template <weight_form Form, int RowTiles, int ColumnTiles, int Slots, int Stages, class Epilogue>
 status launch_streamed(const launch_context& on, const linear_job& job, const Epilogue& epilogue) {
-  constexpr int bytes =
-      streamed_scale_at<ColumnTiles, Slots * RowTiles, Stages>() + 8 * ColumnTiles * 4;
+  constexpr int bytes = streamed_bytes<RowTiles, ColumnTiles, Slots, Stages>();
   return launch(
       on, linear_streamed<Form, RowTiles, ColumnTiles, Slots, Stages, Epilogue>,
       {blocks_of(job.w.rows / 16, Slots * RowTiles), blocks_of(job.input.rows, 8 * ColumnTiles), 1},
@@ -42,18 +46,24 @@ template <weight_form Form, class Epilogue>
 status launch_many(const launch_context& on, const linear_job& job, const Epilogue& epilogue) {
   const int tiles = job.w.rows / 16;
   const int rows = job.input.rows;
+  const auto fits = [&](int bytes) { return bytes <= on.shared_bytes_max; };
   // 64 n x 64 rows a block when that fills the device, else smaller blocks.
-  if (rows > 32 && blocks_of(tiles, 4) * blocks_of(rows, 64) >= on.multiprocessors) {
+  if (rows > 32 && blocks_of(tiles, 4) * blocks_of(rows, 64) >= on.multiprocessors &&
+      fits(streamed_bytes<2, 8, 2, 3>())) {
     return launch_streamed<Form, 2, 8, 2, 3>(on, job, epilogue);
   }
-  if (rows > 32 && blocks_of(tiles, 2) * blocks_of(rows, 64) >= on.multiprocessors) {
+  if (rows > 32 && blocks_of(tiles, 2) * blocks_of(rows, 64) >= on.multiprocessors &&
+      fits(streamed_bytes<1, 8, 2, 4>())) {
     return launch_streamed<Form, 1, 8, 2, 4>(on, job, epilogue);
   }
   // Narrow matrices leave a multiprocessor one block: it keeps more under way.
-  if (tiles * blocks_of(rows, 32) <= on.multiprocessors) {
+  if (tiles * blocks_of(rows, 32) <= on.multiprocessors && fits(streamed_bytes<1, 4, 1, 8>())) {
     return launch_streamed<Form, 1, 4, 1, 8>(on, job, epilogue);
   }
-  return launch_streamed<Form, 1, 4, 1, 4>(on, job, epilogue);
+  if (fits(streamed_bytes<1, 4, 1, 4>())) {
+    return launch_streamed<Form, 1, 4, 1, 4>(on, job, epilogue);
+  }
+  return launch_streamed<Form, 1, 4, 1, 3>(on, job, epilogue);  // 8.6 and 8.9 have 99 KB
 }
 
 // Two tiles a block when there are more than the device has multiprocessors.
@@ -71,16 +81,17 @@ status launch_form(const launch_context& on, const linear_job& job, const Epilog
   if (job.input.columns % 8 != 0) return unsupported("columns", "not whole eights");
   const int rows = job.input.rows;
   if (rows < 1) return {};
-  if (rows <= 8 && resident_bytes<1, 1>(job) <= shared_bytes_max) {
+  if (rows <= 8 && resident_bytes<1, 2>(job) <= on.shared_bytes_max) {
     return launch_few<Form, 1>(on, job, epilogue);
   }
-  if (rows <= 16 && resident_bytes<2, 2>(job) <= shared_bytes_max) {
+  if (rows <= 16 && resident_bytes<2, 2>(job) <= on.shared_bytes_max) {
     return launch_few<Form, 2>(on, job, epilogue);
   }
-  if (rows <= 32 && resident_bytes<4, 2>(job) <= shared_bytes_max) {
+  if (rows <= 32 && resident_bytes<4, 2>(job) <= on.shared_bytes_max) {
     return launch_few<Form, 4>(on, job, epilogue);
   }
-  if (rows <= 64 && resident_bytes<4, 2>(job) <= resident_bytes_max) {
+  if (rows <= 64 && resident_bytes<4, 2>(job) <= resident_bytes_max &&
+      resident_bytes<4, 2>(job) <= on.shared_bytes_max) {
     return launch_few<Form, 4>(on, job, epilogue);
   }
   return launch_many<Form>(on, job, epilogue);
