@@ -4,9 +4,10 @@
 #include <algorithm>
 #include <ctime>
 
+#include "actors/protocol.hpp"
 #include "base/log.hpp"
 #include "cpu/backend.hpp"
-#include "model/model_file.hpp"
+#include "gpu/devices.hpp"
 
 namespace foretoken::actors {
 namespace {
@@ -15,24 +16,123 @@ double mib(std::uint64_t bytes) {
   return static_cast<double>(bytes) / (1024.0 * 1024.0);
 }
 
-status check_memory(const cpu::memory_plan& plan, const options& chosen) {
+status check_memory(const char* where, std::uint64_t total, const options& chosen) {
+  if (chosen.memory_bytes_max == 0 || total <= chosen.memory_bytes_max) return {};
+  return error{errc::exhausted,
+               fmt::format("the model needs {:.1f} MiB of {} memory and the limit is {:.1f} MiB",
+                           mib(total), where, mib(chosen.memory_bytes_max)),
+               "model.memory_bytes_max"};
+}
+
+status check_pages(int pages, std::uint64_t page_bytes) {
+  if (pages >= 2) return {};
+  return invalid("cache.kv_bytes", fmt::format("holds {} pages of {} bytes; at least 2 are needed",
+                                               pages, page_bytes));
+}
+
+result<prepared_device> prepare_cpu(const model::model_file& file,
+                                    const options& chosen,
+                                    std::shared_ptr<counters> metrics,
+                                    const model::load_progress& progress) {
+  const auto plan = cpu::plan_memory(file, chosen.cpu);
   log::info("model",
             "memory: weights {:.1f} MiB + KV up to {:.1f} MiB ({} pages) + workspace {:.1f} MiB = "
             "{:.1f} MiB",
             mib(plan.weight_bytes), mib(plan.kv_bytes), plan.kv_pages, mib(plan.workspace_bytes),
             mib(plan.total_bytes()));
-  if (chosen.memory_bytes_max != 0 && plan.total_bytes() > chosen.memory_bytes_max) {
-    return error{errc::exhausted,
-                 fmt::format("the model needs {:.1f} MiB and the limit is {:.1f} MiB",
-                             mib(plan.total_bytes()), mib(chosen.memory_bytes_max)),
-                 "model.memory_bytes_max"};
+  FORETOKEN_TRY(check_memory("main", plan.total_bytes(), chosen));
+  FORETOKEN_TRY(check_pages(plan.kv_pages, plan.kv_page_bytes));
+  auto weights = cpu::prepare_weights(file, chosen.cpu, progress);
+  if (!weights) return weights.error();
+  auto device = chosen.cpu;
+  device.kv_saturated = &metrics->kv_saturated;
+  return prepared_device{cpu::best_isa_name(), plan.kv_pages,
+                         [shared = std::move(weights).value(), device, metrics] {
+                           return cpu::make_ops(shared, device);
+                         },
+                         [] { return false; }};
+}
+
+// Takes over from a lost GPU: the file is read again, the page numbers stay those of the GPU's
+// pool.
+result<std::unique_ptr<model::ops>> take_over(const options& chosen,
+                                              int pages,
+                                              std::uint64_t fingerprint,
+                                              std::shared_ptr<counters> metrics) {
+  log::warn("executor", "the GPU is lost: its requests move to the CPU until the process ends");
+  auto file = model::model_file::load(chosen.model);
+  if (!file) return std::move(file).error();
+  if ((*file)->fingerprint != fingerprint) {
+    return error{errc::device, "the GPU is lost and the model's file has changed since"};
   }
-  if (plan.kv_pages < 2) {
-    return invalid("cache.kv_bytes",
-                   fmt::format("holds {} pages of {} bytes; at least 2 are needed", plan.kv_pages,
-                               plan.kv_page_bytes));
+  auto device = chosen.cpu;
+  device.kv_saturated = &metrics->kv_saturated;
+  device.kv_bytes =
+      static_cast<std::uint64_t>(pages) * cpu::plan_memory(**file, device).kv_page_bytes;
+  auto weights = cpu::prepare_weights(**file, device);
+  if (!weights) return std::move(weights).error();
+  return cpu::make_ops(*weights, device);
+}
+
+gpu::options gpu_options(const options& chosen, counters& metrics, int ordinal) {
+  gpu::options device = chosen.gpu;
+  device.device = ordinal;
+  device.rows_max = chosen.scheduler.step_tokens_max;  // the scheduler sends no more
+  device.kv_bytes = chosen.cpu.kv_bytes;
+  device.kv_saturated = &metrics.kv_saturated;
+  return device;
+}
+
+result<prepared_device> prepare_gpu(const gpu::library& library,
+                                    const gpu::device_facts& facts,
+                                    const model::model_file& file,
+                                    const options& chosen,
+                                    std::shared_ptr<counters> metrics,
+                                    const model::load_progress& progress) {
+  const gpu::options device = gpu_options(chosen, *metrics, facts.ordinal);
+  const auto plan = library.plan_memory(file, device);
+  if (!plan) return plan.error();
+  log::info("model",
+            "memory of cuda:{}: context {:.1f} MiB + weights {:.1f} MiB + KV {:.1f} MiB ({} pages) "
+            "+ workspace {:.1f} MiB = {:.1f} MiB; pinned host memory {:.1f} MiB",
+            facts.ordinal, mib(plan->context_bytes), mib(plan->weight_bytes), mib(plan->kv_bytes),
+            plan->kv_pages, mib(plan->workspace_bytes), mib(plan->total_bytes()),
+            mib(plan->pinned_bytes));
+  FORETOKEN_TRY(check_memory("device", plan->total_bytes(), chosen));
+  FORETOKEN_TRY(check_pages(plan->kv_pages, plan->kv_page_bytes));
+  auto weights = library.prepare_weights(file, device, progress);
+  if (!weights) return weights.error();
+  const auto make = [&library, shared = std::move(weights).value(), device, chosen, metrics,
+                     pages = plan->kv_pages,
+                     print = file.fingerprint]() -> result<std::unique_ptr<model::ops>> {
+    if (!library.lost()) return library.make_ops(shared, device);
+    if (chosen.cpu_fallback) return take_over(chosen, pages, print, metrics);
+    return error{errc::device, "the GPU is lost until the process is started anew"};
+  };
+  return prepared_device{gpu::describe(facts), plan->kv_pages, make,
+                         [&library] { return library.lost(); }};
+}
+
+struct found_gpu {
+  const gpu::library* library = nullptr;
+  gpu::device_facts facts;
+};
+
+result<found_gpu> find_gpu(const gpu::device_choice& choice, const options& chosen) {
+  if (choice.ordinals.size() > 1) {
+    return unsupported("model.device", "one GPU a process for now; start a process for each");
   }
-  return {};
+  const auto library = gpu::open_library(chosen.gpu_library);
+  if (!library) return library.error();
+  auto devices = gpu::usable_devices(**library);
+  if (!devices) return devices.error();
+  if (choice.ordinals.empty()) return found_gpu{*library, devices->front()};
+  for (const gpu::device_facts& each : *devices) {
+    if (each.ordinal == choice.ordinals.front()) return found_gpu{*library, each};
+  }
+  return error{errc::not_found,
+               fmt::format("no usable device cuda:{}; see foretoken devices", choice.ordinals[0]),
+               "model.device"};
 }
 
 // An unknown template in the file only stops chat requests, with the loader's own words.
@@ -65,6 +165,26 @@ void describe(loaded_model& loaded, const model::model_file& file) {
 
 }  // namespace
 
+result<prepared_device> choose_device(const model::model_file& file,
+                                      const options& chosen,
+                                      std::shared_ptr<counters> metrics,
+                                      const model::load_progress& progress) {
+  using kind = gpu::device_choice::kind;
+  const auto choice = gpu::parse_device_choice(chosen.device);
+  if (!choice) return choice.error();
+  if (choice->what == kind::cpu) return prepare_cpu(file, chosen, std::move(metrics), progress);
+  const auto found = find_gpu(*choice, chosen);
+  if (found) {
+    auto made = prepare_gpu(*found->library, found->facts, file, chosen, metrics, progress);
+    if (made || choice->what == kind::cuda) return made;
+    log::warn("model", "{} is not used: {}", gpu::describe(found->facts), to_string(made.error()));
+  } else {
+    if (choice->what == kind::cuda) return found.error();
+    log::debug("model", "no GPU: {}", to_string(found.error()));
+  }
+  return prepare_cpu(file, chosen, std::move(metrics), progress);
+}
+
 result<std::shared_ptr<const loaded_model>> prepare_model(const options& chosen,
                                                           std::shared_ptr<counters> metrics,
                                                           const load_progress& progress) {
@@ -76,37 +196,31 @@ result<std::shared_ptr<const loaded_model>> prepare_model(const options& chosen,
   auto read = model::model_file::load(chosen.model, stage("reading"));
   if (!read) return read.error();
   const auto& file = **read;
-  const auto plan = cpu::plan_memory(file, chosen.cpu);
-  FORETOKEN_TRY(check_memory(plan, chosen));
-
   auto loaded = std::make_shared<loaded_model>();
   auto words = tokenizer::tokenizer::make(file.vocabulary);
   if (!words) return words.error();
   loaded->words = std::move(words).value();
   FORETOKEN_TRY(choose_chat(*loaded, file, chosen));
+  auto device = choose_device(file, chosen, metrics, stage("preparing"));
+  if (!device) return device.error();
   loaded->shape = file.shape;
   if (chosen.context_max > 0)
     loaded->shape.context = std::min(loaded->shape.context, chosen.context_max);
   // A sequence must fit the pool by itself.
-  const int pool_tokens = plan.kv_pages * page_tokens;
+  const int pool_tokens = device->kv_pages * page_tokens;
   if (pool_tokens < loaded->shape.context) {
     log::info("model", "context cut from {} to {} tokens: cache.kv_bytes holds no more",
               loaded->shape.context, pool_tokens);
     loaded->shape.context = pool_tokens;
   }
   loaded->fingerprint = file.fingerprint;
-  loaded->kv_pages = plan.kv_pages;
+  loaded->kv_pages = device->kv_pages;
   describe(*loaded, file);
 
-  auto weights = cpu::prepare_weights(file, chosen.cpu, stage("preparing"));
-  if (!weights) return weights.error();
-  auto device = chosen.cpu;
-  device.kv_saturated = &metrics->kv_saturated;
-  loaded->make_device = [shared = std::move(weights).value(), device, kept = std::move(metrics)] {
-    return cpu::make_ops(shared, device);
-  };
+  loaded->make_device = device->make;
+  loaded->device_lost = device->lost;
   log::info("model", "{} ({}, {}) is ready on {}", loaded->info.name, loaded->info.architecture,
-            loaded->info.format, cpu::best_isa_name());
+            loaded->info.format, device->name);
   return std::shared_ptr<const loaded_model>(std::move(loaded));
 }
 

@@ -123,10 +123,13 @@ class running_engine final : public engine {
 
   const model_info& model() const noexcept override { return model_->info; }
   bool ready() const noexcept override {
-    return metrics_->executor_up.value() == 1 && !draining_.load() && healthy() &&
+    return metrics_->executor_up.value() == 1 && !draining_.load() && healthy() && !device_lost() &&
            metrics_->non_finite_in_a_row.value() < non_finite_in_a_row_max;
   }
   bool healthy() const noexcept override { return !broken_->load() && !hangs_->load(); }
+  bool device_lost() const noexcept override {
+    return model_->device_lost && model_->device_lost();
+  }
   std::string metrics_page() override { return board_->page(); }
   counters& metrics() noexcept override { return *metrics_; }
 

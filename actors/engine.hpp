@@ -68,7 +68,9 @@ class engine {
   // not finite.
   virtual bool ready() const noexcept = 0;
   virtual bool healthy() const noexcept = 0;  // no actor is dead that must not be, no step hangs
-  virtual std::string metrics_page() = 0;     // Prometheus text format 0.0.4
+  // A device is lost until the process is started anew: time to drain and to end.
+  virtual bool device_lost() const noexcept { return false; }
+  virtual std::string metrics_page() = 0;  // Prometheus text format 0.0.4
   virtual counters& metrics() noexcept = 0;
 
   // Refuses new requests, lets running ones finish until the deadline, cancels the rest. Every

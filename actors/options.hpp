@@ -6,12 +6,16 @@
 #include <string>
 
 #include "cpu/options.hpp"
+#include "gpu/options.hpp"
 #include "scheduler/options.hpp"
 
 namespace foretoken::actors {
 
 struct options {
   std::filesystem::path model;         // .gguf file or Hugging Face folder
+  std::string device = "auto";         // auto, cpu, cuda or cuda:0 (gpu/devices.hpp)
+  std::filesystem::path gpu_library;   // empty = beside the program
+  bool cpu_fallback = true;            // requests of a lost GPU move to the CPU
   std::string chat_template = "auto";  // auto = recognise the file's; or a family's name
   std::uint64_t memory_bytes_max = 0;  // refuse a model whose plan is larger; 0 = no limit
   int context_max = 0;                 // cut the model's context; 0 = the model's own
@@ -33,6 +37,7 @@ struct options {
   std::chrono::milliseconds executor_wait_max{
       30'000};  // a request without any executor: then it fails
   cpu::options cpu;
+  gpu::options gpu;  // rows and KV bytes are those of scheduler and cpu
   scheduler::options scheduler;
 };
 

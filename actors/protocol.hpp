@@ -35,6 +35,7 @@ struct loaded_model {
   std::uint64_t fingerprint = 0;
   int kv_pages = 0;
   device_factory make_device;
+  std::function<bool()> device_lost;  // for good: the process must end; may be empty
 };
 
 // -- batcher

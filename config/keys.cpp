@@ -11,6 +11,11 @@ void add_model_keys(std::vector<key>& out) {
                      "A .gguf file or a Hugging Face folder. The flag --model sets it.",
                      FORETOKEN_MEMBER(engine.model)));
   out.push_back(
+      text("model.device",
+           "auto: a GPU when one is there and the model fits it, else the CPU; or cpu; or "
+           "cuda or cuda:N for that GPU or a refusal. See foretoken devices.",
+           FORETOKEN_MEMBER(engine.device)));
+  out.push_back(
       text("model.chat_template",
            "How messages become a prompt: auto recognises the file's template; or a family: "
            "chatml, smollm2, qwen, llama2, llama3, mistral, gemma, none.",
@@ -44,6 +49,26 @@ void add_device_keys(std::vector<key>& out) {
                                  FORETOKEN_MEMBER(engine.cpu.path)));
   out.push_back(integer("cpu.rows_max", 1, 65536, "Rows (tokens) of one step; sizes the workspace.",
                         FORETOKEN_MEMBER(engine.cpu.rows_max)));
+  out.push_back(path("gpu.library",
+                     "The library of device code; empty = ../lib/libforetoken_gpu.so beside the "
+                     "program.",
+                     FORETOKEN_MEMBER(engine.gpu_library)));
+  out.push_back(boolean("gpu.cpu_fallback",
+                        "When the GPU is lost, its requests go on on the CPU until the process has "
+                        "drained and ends with code 70; false = they end with a retryable error.",
+                        FORETOKEN_MEMBER(engine.cpu_fallback)));
+  out.push_back(choice<gpu::weight_mode>(
+      "gpu.weights", {{"f16", gpu::weight_mode::f16}, {"file", gpu::weight_mode::file}},
+      "f16: every weight as f16. file: quantised weights keep their 4 or 8 bits; the same bits "
+      "come "
+      "out, in less memory.",
+      FORETOKEN_MEMBER(engine.gpu.weights)));
+  out.push_back(boolean("gpu.graphs",
+                        "Replay recorded steps of the usual sizes; false for a debugger.",
+                        FORETOKEN_MEMBER(engine.gpu.graphs)));
+  out.push_back(integer("gpu.fail_at_step", 0, 1e15,
+                        "A test's fault: the GPU is lost at this step of each executor; 0 = never.",
+                        FORETOKEN_MEMBER(engine.gpu.fail_at_step)));
   out.push_back(bytes("cache.kv_bytes", 1 << 16, bytes_max,
                       "Keys and values of all sequences and of the prefix cache. Address space at "
                       "start, memory as it is touched.",
@@ -159,6 +184,7 @@ const std::vector<key>& keys() {
 std::string section_help(std::string_view section) {
   if (section == "model") return "The model to serve.";
   if (section == "cpu") return "The CPU device.";
+  if (section == "gpu") return "The GPU device.";
   if (section == "cache") return "Keys and values of computed tokens.";
   if (section == "scheduler") return "What each step computes.";
   if (section == "request") return "Bounds of one request; beyond them it is refused by name.";

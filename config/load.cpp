@@ -9,6 +9,8 @@
 #define TOML_EXCEPTIONS 0
 #include <toml++/toml.h>
 
+#include "gpu/devices.hpp"
+
 namespace foretoken::config {
 namespace {
 
@@ -216,6 +218,7 @@ status read_environment(const std::vector<std::pair<std::string, std::string>>& 
 }
 
 status check(const settings& all) {
+  if (auto choice = gpu::parse_device_choice(all.engine.device); !choice) return choice.error();
   if (all.engine.scheduler.step_tokens_max > all.engine.cpu.rows_max) {
     return invalid("scheduler.step_tokens_max", "must be at most cpu.rows_max (" +
                                                     std::to_string(all.engine.cpu.rows_max) + ")");

@@ -8,6 +8,7 @@
 
 #include <spdlog/fmt/fmt.h>
 
+#include "actors/devices.hpp"
 #include "cpu/backend.hpp"
 #include "model/forward.hpp"
 #include "tools/command.hpp"
@@ -151,12 +152,16 @@ result<std::unique_ptr<model::ops>> make_device(config::settings all, const benc
   if (longest > (*file)->shape.context) {
     return invalid("--context", "the model's context is " + std::to_string((*file)->shape.context));
   }
+  // Pages of either device: heads are padded differently, by less than a quarter.
   const auto plan = cpu::plan_memory(**file, all.engine.cpu);
-  all.engine.cpu.kv_bytes = static_cast<std::uint64_t>(pages) * plan.kv_page_bytes;
-  auto weights = cpu::prepare_weights(
-      **file, all.engine.cpu, [&](auto done, auto total) { bar.show("packing", done, total); });
-  if (!weights) return std::move(weights).error();
-  return cpu::make_ops(*weights, all.engine.cpu);
+  all.engine.cpu.kv_bytes = static_cast<std::uint64_t>(pages + pages / 4 + 1) * plan.kv_page_bytes;
+  all.engine.scheduler.step_tokens_max = all.engine.cpu.rows_max;
+  all.engine.memory_bytes_max = 0;
+  auto prepared =
+      actors::prepare_device(**file, all.engine, std::make_shared<counters>(),
+                             [&](auto done, auto total) { bar.show("packing", done, total); });
+  if (!prepared) return std::move(prepared).error();
+  return prepared->make();
 }
 
 int run_device(const bench_flags& flags) {

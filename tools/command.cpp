@@ -81,6 +81,7 @@ void settings_flags::add(CLI::App& app) {
   app.add_option("--set", sets_, "section.key=value; may be repeated")->take_all();
   app.add_option("--model", model_, "A .gguf file or a Hugging Face folder");
   app.add_option("--precision", precision_, "exact, fast or float32 (model.precision)");
+  app.add_option("--device", device_, "auto, cpu, cuda or cuda:N (model.device)");
   app.add_option("--threads", threads_, "Compute threads (cpu.threads)");
   app.add_option("--kv-bytes", kv_bytes_, "KV pool, for example 256MiB (cache.kv_bytes)");
   app.add_option("--log-level", log_level_, "trace, debug, info, warn, error or off");
@@ -94,6 +95,7 @@ result<config::settings> settings_flags::load() const {
   for (const std::string& pair : sets_) FORETOKEN_TRY(set_pair(pair, all));
   FORETOKEN_TRY(set_flag("--model", "model.path", model_, all));
   FORETOKEN_TRY(set_flag("--precision", "model.precision", precision_, all));
+  FORETOKEN_TRY(set_flag("--device", "model.device", device_, all));
   FORETOKEN_TRY(set_flag("--threads", "cpu.threads", threads_, all));
   FORETOKEN_TRY(set_flag("--kv-bytes", "cache.kv_bytes", kv_bytes_, all));
   FORETOKEN_TRY(set_flag("--log-level", "log.level", log_level_, all));

@@ -31,7 +31,7 @@ class settings_flags {
   result<config::settings> load() const;  // also applies the log options
 
  private:
-  std::string file_, model_, precision_, threads_, kv_bytes_, log_level_, log_format_;
+  std::string file_, model_, precision_, device_, threads_, kv_bytes_, log_level_, log_format_;
   std::vector<std::string> sets_;
 };
 
@@ -62,6 +62,7 @@ class progress_bar {
 
 void add_version(CLI::App& app, action& chosen);
 void add_tokenize(CLI::App& app, action& chosen);
+void add_devices(CLI::App& app, action& chosen);
 void add_inspect(CLI::App& app, action& chosen);
 void add_bench(CLI::App& app, action& chosen);
 void add_complete(CLI::App& app, action& chosen);

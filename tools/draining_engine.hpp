@@ -34,6 +34,7 @@ class draining_engine final : public actors::engine {
     return !withdrawn_.load(std::memory_order_relaxed) && inner_->ready();
   }
   bool healthy() const noexcept override { return inner_->healthy(); }
+  bool device_lost() const noexcept override { return inner_->device_lost(); }
   std::string metrics_page() override { return inner_->metrics_page(); }
   counters& metrics() noexcept override { return inner_->metrics(); }
   void stop(std::chrono::milliseconds drain) override { inner_->stop(drain); }

@@ -170,10 +170,13 @@ void load_run::send_due(clock::time_point now) {
       ++ended_;
       continue;
     }
+    const std::string number = chosen_.distinct ? std::to_string(index) + ". " : "";
+    const std::string logprobs =
+        chosen_.logprobs < 0 ? "" : fmt::format(",\"logprobs\":{}", chosen_.logprobs);
     at.out += fmt::format(
-        "{{\"op\":\"generate\",\"id\":\"{}\",\"prompt\":\"{}\",\"max_tokens\":{},\"temperature\":0}"
-        "}\n",
-        index, escape(chosen_.prompt), chosen_.max_tokens);
+        "{{\"op\":\"generate\",\"id\":\"{}\",\"prompt\":\"{}{}\",\"max_tokens\":{},"
+        "\"temperature\":0{}}}\n",
+        index, number, escape(chosen_.prompt), chosen_.max_tokens, logprobs);
   }
 }
 
@@ -268,6 +271,10 @@ void add_load_flags(CLI::App& command, load_options& into) {
       ->check(CLI::Range(0.001, 1e6));
   command.add_option("--max-tokens", into.max_tokens, "Tokens of each request of the load")
       ->check(CLI::Range(1, 1 << 20));
+  command.add_option("--logprobs", into.logprobs, "Alternatives each request of the load asks for")
+      ->check(CLI::Range(0, 1024));
+  command.add_flag("--distinct", into.distinct,
+                   "Number the load's prompts, so that none is cached");
   command.add_option("--prompt", into.prompt, "Prompt of each request of the load");
 }
 

@@ -15,6 +15,8 @@ struct load_options {
   double seconds = 1;  // how long requests are sent
   int max_tokens = 16;
   std::string prompt = "The weather today is";
+  int logprobs = -1;      // alternatives asked for; -1 = none
+  bool distinct = false;  // each prompt begins with its own number: nothing of it is cached
   bool json = false;
 };
 

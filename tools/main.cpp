@@ -21,6 +21,7 @@ int main(int count, char** words) {
   tools::add_complete(app, chosen);
   tools::add_tokenize(app, chosen);
   tools::add_inspect(app, chosen);
+  tools::add_devices(app, chosen);
   tools::add_bench(app, chosen);
   tools::add_version(app, chosen);
   try {

@@ -23,14 +23,17 @@ struct serve_flags {
   std::string http, tcp;
 };
 
-// Waits until a signal asks for the end; false when the engine stopped answering instead.
-bool wait_for_end(signals& stop, const actors::engine& served) {
+enum class end_reason { asked, device_lost, unhealthy };
+
+// Waits until a signal asks for the end, or there is nothing else to do than to be started anew.
+end_reason wait_for_end(signals& stop, const actors::engine& served) {
   int unhealthy = 0;
   while (!stop.wait(health_period)) {
+    if (served.device_lost()) return end_reason::device_lost;
     unhealthy = served.healthy() ? 0 : unhealthy + 1;
-    if (unhealthy >= unhealthy_checks_max) return false;
+    if (unhealthy >= unhealthy_checks_max) return end_reason::unhealthy;
   }
-  return true;
+  return end_reason::asked;
 }
 
 // Readiness is false from the start; after the linger nothing new comes in; then streams may
@@ -69,12 +72,15 @@ int serve(const config::settings& all) {
   std::puts(ready.c_str());
   if (std::fflush(stdout) != 0) return report({errc::internal, "cannot write to stdout"});
 
-  if (!wait_for_end(stop, engine)) {
+  const end_reason why = wait_for_end(stop, engine);
+  if (why == end_reason::unhealthy) {
     log::error("serve", "the actors no longer answer: ending");
     std::_Exit(exit_failure);
   }
+  if (why == end_reason::device_lost)
+    log::error("serve", "a device is lost: draining, then ending");
   drain(engine, **server, all.drain);
-  return exit_success;
+  return why == end_reason::device_lost ? exit_device : exit_success;
 }
 
 int run_serve(const serve_flags& flags) {

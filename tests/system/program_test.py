@@ -35,6 +35,9 @@ class FlagsTest(unittest.TestCase):
         (["serve", "--model", MODEL, "--threads", "-1"], "--threads"),
         (["serve", "--model", MODEL, "--threads", "two"], "--threads"),
         (["serve", "--model", MODEL, "--kv-bytes", "12 parsecs"], "--kv-bytes"),
+        (["serve", "--model", MODEL, "--device", "gpu"], "cuda"),
+        (["serve", "--model", MODEL, "--device", "cuda", "--set", "gpu.library=/nonexistent.so"],
+         "/nonexistent.so"),
         (["serve", "--model", MODEL, "--set", "model.memory_bytes_max=1MiB"], "memory_bytes_max"),
         (["serve", "--config", "/nonexistent.toml"], "/nonexistent.toml"),
         (["complete", "--model", MODEL, "--max-tokens", "0", "x"], "--max-tokens"),
@@ -114,6 +117,12 @@ class SubcommandTest(unittest.TestCase):
         ids = run("tokenize", "--model", MODEL, "-", text=text)
         self.assertEqual(ids.returncode, 0, ids.stderr)
         self.assertEqual(run("tokenize", "--model", MODEL, "--decode", "-", text=ids.stdout).stdout, text)
+
+    def test_devices_says_what_is_there_and_why_not(self):
+        ended = run("devices", "--set", "gpu.library=/nonexistent.so")
+        self.assertEqual(ended.returncode, 0)
+        self.assertIn("cpu ", ended.stdout)
+        self.assertIn("none: no device library at /nonexistent.so", ended.stdout)
 
     def test_inspect_tells_the_memory(self):
         ended = run("inspect", "--json", MODEL)

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+# The device library: all device code, the CUDA runtime linked in, two visible symbols. The program
+# opens it on demand (gpu/devices.cpp) and is the same program without it.
+#
+# sm_80 runs on all of compute capability 8; 9.0 and 10.0 have their own code; the PTX of 10.0 is
+# compiled by the driver for what comes later.
+set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 100)
+if(NOT CMAKE_CUDA_COMPILER AND EXISTS /usr/local/cuda/bin/nvcc)
+  set(CMAKE_CUDA_COMPILER /usr/local/cuda/bin/nvcc)
+endif()
+enable_language(CUDA)
+set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+# Keeps what ptxas says beside each object, for scripts/check_kernels.py.
+set(CMAKE_CUDA_COMPILER_LAUNCHER ${PROJECT_SOURCE_DIR}/scripts/keep_ptxas ${CCACHE})
+
+add_library(foretoken_gpu_library SHARED
+  ${gpu_kernel_sources} ${gpu_host_sources} runtime_cuda.cpp entry.cpp)
+set_target_properties(foretoken_gpu_library PROPERTIES
+  OUTPUT_NAME foretoken_gpu
+  LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib
+  CXX_STANDARD 20
+  CXX_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
+  POSITION_INDEPENDENT_CODE ON)
+# -std by hand: this CMake does not know the compiler's dialects. -fmad=false: a fused multiply-add is written where it is meant (gpu/numerics.cuh).
+target_compile_options(foretoken_gpu_library PRIVATE
+  "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr;-fmad=false;-Xptxas=-v,-warn-spills,-warn-lmem-usage;-Xcompiler=-Wall>"
+  "$<$<COMPILE_LANGUAGE:CXX>:${foretoken_own_flags}>")
+target_compile_definitions(foretoken_gpu_library PRIVATE FORETOKEN_VERSION="${PROJECT_VERSION}")
+target_include_directories(foretoken_gpu_library PRIVATE ${PROJECT_SOURCE_DIR})
+target_include_directories(foretoken_gpu_library SYSTEM PRIVATE
+  ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+# Files, not targets: their flags are for another language.
+foreach(below model base)
+  add_dependencies(foretoken_gpu_library foretoken_${below})
+  target_link_libraries(foretoken_gpu_library PRIVATE $<TARGET_FILE:foretoken_${below}>)
+endforeach()
+target_link_options(foretoken_gpu_library PRIVATE
+  -Wl,--no-undefined -Wl,--as-needed -Wl,--exclude-libs,ALL -Wl,--gc-sections)
+install(TARGETS foretoken_gpu_library LIBRARY DESTINATION lib)
+
+if(FORETOKEN_TESTS)
+  add_test(NAME kernel_registers COMMAND ${PROJECT_SOURCE_DIR}/scripts/check_kernels.py
+    $<TARGET_OBJECTS:foretoken_gpu_library> COMMAND_EXPAND_LISTS)
+  set_tests_properties(kernel_registers PROPERTIES LABELS gpu)
+endif()

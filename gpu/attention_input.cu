@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// q, k, v = W norm(x) + b; per-head norms; rope; q to f16, k and v appended to their pages.
+//
+// One product (linear.cuh) whose epilogue rotates: the two values of a rotary pair stand in rows g
+// and g + 8 of a tile, so one thread has both. With norms of heads, the product leaves its rows in
+// float and a second kernel, one warp a head, norms, rotates and places them. Bytes: the matrix
+// once, (heads + 2 kv_heads) head_dim 2 a row written.
+
+#include "gpu/heads.cuh"
+#include "gpu/linear_launch.cuh"
+
+namespace foretoken::gpu {
+namespace {
+
+struct place_epilogue {
+  head_placement placement;
+  using kept = head_placement::kept;
+  FORETOKEN_DEVICE void before_wait(const epilogue_item& item, kept& k) const {
+    const int per_head = placement.head_dim / 16;
+    if (item.wanted)
+      placement.load(item.tile / per_head, item.tile % per_head, item.g, item.row, k);
+  }
+  FORETOKEN_DEVICE void after_wait(const epilogue_item&, kept&) const {}
+  FORETOKEN_DEVICE void pair(const epilogue_item& item, const kept& k, float y0, float y1) const {
+    const int per_head = placement.head_dim / 16;
+    if (!item.wanted) return;
+    placement.place(item.tile / per_head, item.tile % per_head, item.g, item.row, k, y0, y1);
+  }
+};
+
+// Rows of q, k and v in the model's order, [rows][stride].
+struct raw_epilogue {
+  head_placement placement;
+  float* raw = nullptr;
+  int stride = 0;
+  struct kept {};
+  FORETOKEN_DEVICE void before_wait(const epilogue_item&, kept&) const {}
+  FORETOKEN_DEVICE void after_wait(const epilogue_item&, kept&) const {}
+  FORETOKEN_DEVICE void pair(const epilogue_item& item, const kept&, float y0, float y1) const {
+    if (!item.wanted) return;
+    const int per_head = placement.head_dim / 16;
+    const int head = item.tile / per_head;
+    int a = item.tile % per_head * 16 + item.g;
+    int b = a + 8;
+    if (head < placement.heads + placement.kv_heads) {
+      placement.dimensions(item.tile % per_head, item.g, a, b);
+    }
+    float* to = raw + wide(item.row) * wide(stride) + head * placement.head_dim;
+    to[a] = y0;
+    to[b] = y1;
+  }
+};
+
+struct finish_job {
+  head_placement placement;
+  const float* raw;
+  const float* q_norm;
+  const float* k_norm;
+  float epsilon;
+  int stride;
+};
+
+constexpr int finish_warps = 4;
+
+// One warp a head: block (heads / 4, rows).
+FORETOKEN_KERNEL(finish_warps * 32, 1) finish_heads(const finish_job job) {
+  const head_placement& to = job.placement;
+  const int lane = thread_index() % 32;
+  const int head = block_x() * finish_warps + thread_index() / 32;
+  const int row = block_y();
+  auto* const values =
+      reinterpret_cast<float*>(shared_memory()) + thread_index() / 32 * to.head_dim;
+  wait_for_predecessor();
+  release_successor();
+  if (head < to.heads + 2 * to.kv_heads) {
+    const float* from = job.raw + wide(row) * wide(job.stride) + head * to.head_dim;
+    for (int i = lane; i < to.head_dim; i += 32) values[i] = from[i];
+    const bool is_query = head < to.heads;
+    const float* gain = is_query ? job.q_norm : job.k_norm;
+    if (head < to.heads + to.kv_heads && gain != nullptr) {
+      const float inverse =
+          inverse_root(row_sum_of_squares(values, to.head_dim, lane), to.head_dim, job.epsilon);
+      for (int i = lane; i < to.head_dim; i += 32) values[i] = normed(values[i], inverse, gain[i]);
+    }
+    warp_sync();
+    for (int i = lane; i < to.head_dim / 2; i += 32) {
+      int a = i / 8 * 16 + i % 8;
+      int b = a + 8;
+      if (head < to.heads + to.kv_heads) to.dimensions(i / 8, i % 8, a, b);
+      head_placement::kept kept;
+      to.load(head, i / 8, i % 8, row, kept);
+      to.place(head, i / 8, i % 8, row, kept, values[a], values[b]);
+    }
+  }
+}
+
+status check(const attention_input_arguments& given) {
+  if (given.head_dim % 16 != 0 || given.head_dim > 256) {
+    return unsupported("head_dim", "heads of " + std::to_string(given.head_dim) + " values");
+  }
+  if (given.angles != nullptr && (given.pairs % 8 != 0 || given.pairs * 2 > given.head_dim)) {
+    return unsupported("rope", "rotates " + std::to_string(2 * given.pairs) + " values of a head");
+  }
+  if (given.qkv.rows != (given.heads + 2 * given.kv_heads) * given.head_dim) {
+    return invalid("qkv", "rows are not those of the heads");
+  }
+  return {};
+}
+
+}  // namespace
+
+status launch_attention_input(const launch_context& on, const attention_input_arguments& given) {
+  FORETOKEN_TRY(check(given));
+  const workspace& work = given.work;
+  const int width = given.qkv.columns;
+  if (given.norm.kind == model::norm_kind::layer) {
+    FORETOKEN_TRY(launch_layer_norm(on, given.norm, work, given.rows.rows, width));
+  }
+  const linear_job job{normed_input(work, given.norm, given.rows.rows, width), given.qkv};
+  const head_placement placement{given.rows,
+                                 work.q,
+                                 given.kv,
+                                 work.kv_saturated,
+                                 given.angles,
+                                 given.heads,
+                                 given.kv_heads,
+                                 given.head_dim,
+                                 given.angles ? given.pairs : 0,
+                                 given.rope_neighbours,
+                                 given.query_scale};
+  if (given.q_norm == nullptr && given.k_norm == nullptr) {
+    return launch_linear(on, job, place_epilogue{placement});
+  }
+  FORETOKEN_TRY(launch_linear(on, job, raw_epilogue{placement, work.raw, given.qkv.rows}));
+  const int heads = given.heads + 2 * given.kv_heads;
+  const finish_job finish{
+      placement, work.raw, given.q_norm, given.k_norm, given.head_norm_epsilon, given.qkv.rows};
+  return launch(on, finish_heads, {blocks_of(heads, finish_warps), given.rows.rows, 1},
+                finish_warps * 32, finish_warps * given.head_dim * 4, finish);
+}
+
+}  // namespace foretoken::gpu

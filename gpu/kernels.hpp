@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The launch functions of the general path: plain C++, no CUDA type but the stream.
+//
+// A step is: embed; per layer attention_input, attention, attention_output, ffn_input, ffn_output;
+// head; digest. Every pointer is device memory unless its comment says otherwise; every array is
+// 16-byte aligned. Launches only queue work: they allocate nothing, wait for nothing and can be
+// captured in a graph. A row's bits depend on its own sequence only (docs: numerics.cuh); rows
+// beyond those wanted (a batch padded to its bucket) must point at a page that nobody reads.
+//
+// Kernels are launched with programmatic dependent launch when `dependent` is set: each loads
+// weights before it waits for its predecessor, and nothing but weights. Whatever else writes
+// weights must be finished before the first launch.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/result.hpp"
+#include "model/hyperparameters.hpp"
+
+struct CUstream_st;
+
+namespace foretoken::gpu {
+
+using stream_handle = CUstream_st*;
+
+struct launch_context {
+  stream_handle stream = nullptr;
+  int multiprocessors = 132;
+  int shared_bytes_max = 227 << 10;  // of a block, as the device allows on request (8.0: 163 KB)
+  bool dependent = true;  // false for the first kernel after work that is no kernel of ours
+};
+
+// Once a device, before anything is launched or captured: raises the shared memory limits.
+status prepare_kernels();
+
+// ---- weights -----------------------------------------------------------------------------------
+
+// f16: 512 bytes a k-step of a tile. w8 and w4: codes with a scale and a minimum a group of 32
+// columns; the product sees round_to_f16(scale * code + minimum), the same f16 the first form
+// holds.
+enum class weight_form : std::uint8_t { f16, w8, w4 };
+
+// A matrix as packing.hpp lays it out: tiles of 16 rows; columns padded with zeros to whole 64s.
+struct packed_matrix {
+  const void* codes = nullptr;            // [rows/16][columns_padded/16][32 lanes][8 values]
+  const std::uint32_t* scales = nullptr;  // w8, w4: [rows/16][columns_padded/32][16] f16 pairs
+  const float* row_scale = nullptr;       // [rows] powers of two; null = 1
+  const float* bias = nullptr;            // [rows]; null = 0
+  int rows = 0;                           // of the packed matrix: whole 16s
+  int columns = 0;                        // as in the model
+  weight_form form = weight_form::f16;
+};
+constexpr int padded_columns(int columns) {
+  return (columns + 63) / 64 * 64;
+}
+
+struct norm_parameters {
+  const float* weight = nullptr;  // [width]; null = no norm
+  const float* bias = nullptr;    // [width]; layer norm only, may be null
+  float epsilon = 0;
+  model::norm_kind kind = model::norm_kind::rms;
+  // The input of the product is kept in f16 as x * weight * 2^-range: 0, or more where a model's
+  // residual stream times its weights comes near 65,504. The scale of a row is applied afterwards.
+  int range = 0;
+};
+
+// ---- a step's rows -----------------------------------------------------------------------------
+
+struct step_rows {
+  const std::int32_t* token = nullptr;     // [rows]
+  const std::int32_t* position = nullptr;  // [rows]
+  const std::int32_t* table = nullptr;     // [rows] which page table
+  const std::int32_t* pages = nullptr;     // [tables][table_stride]; page i = positions 16i..16i+15
+  int table_stride = 0;
+  int rows = 0;
+};
+
+// Rows [first, first + count) are consecutive positions of one sequence. The query heads of one KV
+// head times `count` must fit query_columns (attention_tile_rows); count = 0: nothing to do.
+struct attention_tile {
+  std::int32_t first = 0;
+  std::int32_t count = 0;
+};
+constexpr int query_columns = 8;
+// Most rows of one tile; 1 when a group has more heads than there are columns.
+constexpr int attention_tile_rows(int heads, int kv_heads) {
+  const int group = heads / kv_heads;
+  return group >= query_columns ? 1 : query_columns / group;
+}
+
+constexpr int attention_span = 256;  // positions folded before spans are
+constexpr int attention_spans(int context) {
+  return (context + attention_span - 1) / attention_span;
+}
+
+// The pool: f16, [layer][page][kv_head][2][16 * head_dim], keys then values, each in the order of
+// an MMA A fragment (numerics.cuh). REQUIRES zeros at the start: what was never written is
+// multiplied by a weight of zero.
+struct kv_pool_view {
+  std::uint16_t* base = nullptr;
+  int pages = 0;
+  int kv_heads = 0;
+  int head_dim = 0;  // a multiple of 16, at most 256
+  constexpr std::size_t page_values() const {
+    return static_cast<std::size_t>(kv_heads) * 2 * 16 * static_cast<std::size_t>(head_dim);
+  }
+  constexpr std::size_t layer_values() const {
+    return page_values() * static_cast<std::size_t>(pages);
+  }
+};
+
+// ---- memory the kernels share ------------------------------------------------------------------
+
+// Taken once for rows_max rows; REQUIRES zeros at the start. Rows of f16 inputs are as long as
+// whole 64 columns; nobody writes the padding.
+struct workspace {
+  float* x = nullptr;                 // [rows][width]
+  std::uint16_t* normed = nullptr;    // [rows][padded width] f16 of x times the next norm's weight
+  float* squares = nullptr;           // [rows][square_tiles(width)] sums of x * x
+  std::uint16_t* q = nullptr;         // [rows][heads * head_dim] f16, scaled
+  std::uint16_t* attended = nullptr;  // [rows][padded heads * head_dim] f16
+  std::uint16_t* hidden = nullptr;    // [rows][padded ffn] f16
+  float* raw = nullptr;               // [rows][max(qkv rows, width)] before norms of heads
+  float* partial = nullptr;           // attention spans waiting for their merge
+  std::uint32_t* arrived = nullptr;   // [tiles][kv_heads * column groups]
+  std::uint32_t* kv_saturated = nullptr;  // [1] values clamped to the f16 range; may be null
+};
+constexpr int square_tiles(int width) {
+  return (width + 15) / 16;
+}
+struct workspace_sizes {  // bytes of each member
+  std::size_t x, normed, squares, q, attended, hidden, raw, partial, arrived;
+};
+// `tiles_max`: most attention tiles of a step (rows_max is enough); `context`: longest sequence.
+workspace_sizes workspace_bytes(const model::hyperparameters& shape,
+                                int rows_max,
+                                int tiles_max,
+                                int context);
+
+// ---- the operations ----------------------------------------------------------------------------
+
+struct embed_arguments {
+  step_rows rows;
+  packed_matrix table;      // rows in the model's order
+  packed_matrix positions;  // codes null = none
+  float scale = 1;
+  workspace work;             // x, normed and squares are written
+  norm_parameters next_norm;  // that of the first layer's attention
+};
+status launch_embed(const launch_context& on, const embed_arguments& given);
+
+struct attention_input_arguments {
+  step_rows rows;
+  workspace work;
+  norm_parameters norm;
+  packed_matrix qkv;  // qkv_order(); bias in the same order
+  int heads = 0, kv_heads = 0, head_dim = 0;
+  const float* angles = nullptr;  // [context][2 * pairs] cosines, then sines; null = no rope
+  int pairs = 0;                  // rotated pairs of a head: head_dim / 2, or fewer in whole 8s
+  bool rope_neighbours = false;
+  const float* q_norm = nullptr;  // [head_dim]; null = none
+  const float* k_norm = nullptr;
+  float head_norm_epsilon = 0;
+  float query_scale = 1;
+  std::uint16_t* kv = nullptr;  // this layer's part of the pool
+};
+// q, and k and v into the pages. `norm`: the one that `next_norm` announced.
+status launch_attention_input(const launch_context& on, const attention_input_arguments& given);
+
+struct attention_arguments {
+  step_rows rows;
+  workspace work;
+  const attention_tile* tiles = nullptr;  // [tile_count]
+  int tile_count = 0;
+  int spans_max = 1;  // grid: attention_spans(longest position + 1), or more
+  int heads = 0, kv_heads = 0, head_dim = 0;
+  int window = 0;     // 0 = all earlier positions
+  float softcap = 0;  // 0 = none
+  const std::uint16_t* kv = nullptr;
+};
+status launch_attention(const launch_context& on, const attention_arguments& given);
+
+struct residual_arguments {
+  int rows = 0;
+  workspace work;
+  packed_matrix matrix;  // rows = width (padded to 16), columns = those of the input
+  int width = 0;
+  norm_parameters post_norm;  // weight null = none
+  norm_parameters next_norm;  // of whatever reads x next
+};
+// x += post_norm(W attended + b)
+status launch_attention_output(const launch_context& on, const residual_arguments& given);
+// x += post_norm(W hidden + b)
+status launch_ffn_output(const launch_context& on, const residual_arguments& given);
+
+struct ffn_input_arguments {
+  int rows = 0;
+  workspace work;
+  norm_parameters norm;
+  packed_matrix matrix;  // gated: gate_up_order(); else plain_order(), with bias
+  int ffn = 0;
+  model::activation_kind activation = model::activation_kind::silu_gate;
+};
+status launch_ffn_input(const launch_context& on, const ffn_input_arguments& given);
+
+struct head_arguments {
+  int rows = 0;                         // rows of logits wanted
+  const std::int32_t* which = nullptr;  // [rows] their rows of x
+  int rows_of_x = 0;                    // of the step; needed with a layer norm only
+  workspace work;
+  norm_parameters norm;
+  packed_matrix matrix;  // plain_order(vocabulary)
+  float softcap = 0;
+  float* logits = nullptr;  // [rows][matrix.rows]
+};
+status launch_head(const launch_context& on, const head_arguments& given);
+
+// What most requests need of a row of logits.
+constexpr int digest_top = 32;
+struct logits_digest {
+  float log_sum_exp = 0;  // of all logits
+  std::int32_t count =
+      0;  // entries of `id`: min(top, vocabulary); 0: a NaN or infinity stood there
+  std::int32_t id[digest_top];  // best first, ties by lower id
+  float logit[digest_top];
+};
+struct digest_arguments {
+  int rows = 0;
+  const float* logits = nullptr;  // [rows][stride]
+  int vocabulary = 0;
+  int stride = 0;
+  int top = 1;                       // 1..digest_top
+  void* scratch = nullptr;           // digest_scratch_bytes(rows, vocabulary)
+  logits_digest* digests = nullptr;  // [rows]; may be pinned host memory
+  std::int32_t* token = nullptr;     // [rows] the best id again, for the next step; may be null
+};
+std::size_t digest_scratch_bytes(int rows, int vocabulary);
+status launch_digest(const launch_context& on, const digest_arguments& given);
+
+struct page_copy_arguments {
+  kv_pool_view pool;
+  int layers = 0;
+  const std::int32_t* pairs = nullptr;  // [count][2] from, to
+  int count = 0;
+};
+// Whole pages: what lies beyond the copied positions is never read before it is written.
+status launch_page_copies(const launch_context& on, const page_copy_arguments& given);
+
+}  // namespace foretoken::gpu

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// How a kernel is started: on the device's stream, or block by block in the emulator.
+
+#include "gpu/device.cuh"
+#include "gpu/kernels.hpp"
+
+namespace foretoken::gpu {
+
+struct launch_grid {
+  int x = 1, y = 1, z = 1;
+};
+
+#if defined(__CUDACC__)
+
+inline status device_status(cudaError_t code, const char* what) {
+  if (code == cudaSuccess) return {};
+  return error{errc::device, std::string(what) + ": " + cudaGetErrorString(code), {}};
+}
+
+// `Argument` is the kernel's own parameter type: no conversions.
+template <class... Parameters>
+status launch(const launch_context& on,
+              void (*kernel)(Parameters...),
+              launch_grid grid,
+              int threads,
+              int shared_bytes,
+              const Parameters&... given) {
+  if (shared_bytes > on.shared_bytes_max) {
+    return unsupported("device", "too little shared memory for a kernel");
+  }
+  if (shared_bytes > 48 << 10) {
+    FORETOKEN_TRY(device_status(
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+        "shared memory of a kernel"));
+  }
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
+                        static_cast<unsigned>(grid.z));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
+  config.stream = on.stream;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = on.dependent ? 1 : 0;
+  return device_status(cudaLaunchKernelEx(&config, kernel, given...), "kernel launch");
+}
+
+#else
+
+template <class... Parameters>
+status launch(const launch_context&,
+              void (*kernel)(Parameters...),
+              launch_grid grid,
+              int threads,
+              int shared_bytes,
+              const Parameters&... given) {
+  const auto size = [](int n) { return static_cast<unsigned>(n); };
+  std::string failure =
+      spmd::run({size(grid.x), size(grid.y), size(grid.z)}, {size(threads)},
+                static_cast<std::size_t>(shared_bytes), [&] { kernel(given...); });
+  if (failure.empty()) return {};
+  return error{errc::internal, std::move(failure), {}};
+}
+
+#endif
+
+}  // namespace foretoken::gpu

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+// The runtime on a CUDA device. Every return code is read; see runtime.hpp for what a failure
+// means.
+#include <cuda_runtime.h>
+
+#include <atomic>
+#include <utility>
+
+#include "gpu/runtime.hpp"
+
+namespace foretoken::gpu::runtime {
+namespace {
+
+std::atomic<bool> lost_flag{false};
+
+error gone() {
+  return {errc::device, "the device is lost until the process is started anew"};
+}
+
+std::string words(const char* what, cudaError_t code) {
+  return std::string(what) + ": " + cudaGetErrorName(code) + ", " + cudaGetErrorString(code);
+}
+
+// After a full memory the device goes on; after anything else nothing is certain.
+status checked(const char* what, cudaError_t code) {
+  if (code == cudaSuccess) return {};
+  if (code == cudaErrorMemoryAllocation) {
+    static_cast<void>(cudaGetLastError());
+    return error{errc::exhausted, words(what, code)};
+  }
+  return lose(words(what, code));
+}
+
+constexpr int oldest_major = 8;  // mma.m16n8k16 with f16, cp.async
+
+std::string version_text(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+}  // namespace
+
+bool lost() noexcept {
+  return lost_flag.load(std::memory_order_relaxed);
+}
+error lose(std::string why) {
+  lost_flag.store(true);
+  return {errc::device, std::move(why)};
+}
+
+result<std::vector<device_facts>> list_devices() {
+  if (lost()) return gone();
+  int driver = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+    return error{errc::not_found, "no NVIDIA driver"};
+  }
+  int count = 0;
+  const cudaError_t code = cudaGetDeviceCount(&count);
+  if (code == cudaErrorNoDevice) return std::vector<device_facts>{};
+  if (code == cudaErrorInsufficientDriver) {
+    return error{errc::unsupported, "the driver supports CUDA " + version_text(driver) +
+                                        "; needed is " + version_text(CUDART_VERSION)};
+  }
+  if (code != cudaSuccess) return error{errc::not_found, words("counting devices", code)};
+  std::vector<device_facts> out;
+  for (int i = 0; i < count; ++i) {
+    cudaDeviceProp facts{};
+    device_facts one;
+    one.ordinal = i;
+    const cudaError_t asked = cudaGetDeviceProperties(&facts, i);
+    if (asked != cudaSuccess) {
+      one.problem = words("properties", asked);
+    } else {
+      one.name = facts.name;
+      one.major = facts.major;
+      one.minor = facts.minor;
+      one.multiprocessors = facts.multiProcessorCount;
+      one.memory_bytes = facts.totalGlobalMem;
+      if (one.major < oldest_major) one.problem = "too old: compute capability 8.0 is needed";
+    }
+    out.push_back(std::move(one));
+  }
+  return out;
+}
+
+status use_device(int ordinal) {
+  if (lost()) return gone();
+  FORETOKEN_TRY(checked("choosing the device", cudaSetDevice(ordinal)));
+  // The executor's thread has nothing else to do while its step runs, and sees the end sooner.
+  return checked("device flags", cudaSetDeviceFlags(cudaDeviceScheduleSpin));
+}
+
+result<memory_state> device_memory() {
+  if (lost()) return gone();
+  std::size_t free_bytes = 0;
+  std::size_t total_bytes = 0;
+  FORETOKEN_TRY(checked("asking for free memory", cudaMemGetInfo(&free_bytes, &total_bytes)));
+  return memory_state{free_bytes, total_bytes};
+}
+
+int multiprocessors(int ordinal) {
+  int count = 0;
+  if (lost() ||
+      cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, ordinal) != cudaSuccess) {
+    return 1;
+  }
+  return count;
+}
+
+result<buffer> buffer::take(place where, std::size_t bytes) {
+  if (lost()) return gone();
+  buffer out;
+  out.where_ = where;
+  out.bytes_ = bytes == 0 ? 256 : bytes;
+  void* at = nullptr;
+  if (where == place::pinned) {
+    FORETOKEN_TRY(checked("pinned memory", cudaHostAlloc(&at, out.bytes_, cudaHostAllocPortable)));
+    out.data_ = static_cast<std::byte*>(at);
+    return out;
+  }
+  FORETOKEN_TRY(checked("device memory", cudaMalloc(&at, out.bytes_)));
+  out.data_ = static_cast<std::byte*>(at);
+  FORETOKEN_TRY(checked("clearing memory", cudaMemset(at, 0, out.bytes_)));
+  FORETOKEN_TRY(checked("clearing memory", cudaDeviceSynchronize()));
+  return out;
+}
+buffer::buffer(buffer&& other) noexcept
+    : where_(other.where_),
+      data_(std::exchange(other.data_, nullptr)),
+      bytes_(std::exchange(other.bytes_, 0)) {}
+buffer& buffer::operator=(buffer&& other) noexcept {
+  std::swap(where_, other.where_);
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+buffer::~buffer() {
+  if (data_ == nullptr || lost()) return;
+  const auto code = where_ == place::pinned ? cudaFreeHost(data_) : cudaFree(data_);
+  static_cast<void>(checked("freeing memory", code));
+}
+
+result<stream> stream::make() {
+  if (lost()) return gone();
+  stream out;
+  int lowest = 0;
+  int highest = 0;
+  FORETOKEN_TRY(checked("priorities", cudaDeviceGetStreamPriorityRange(&lowest, &highest)));
+  FORETOKEN_TRY(checked(
+      "stream", cudaStreamCreateWithPriority(&out.handle_, cudaStreamNonBlocking, highest)));
+  return out;
+}
+stream::stream(stream&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+stream& stream::operator=(stream&& other) noexcept {
+  std::swap(handle_, other.handle_);
+  return *this;
+}
+stream::~stream() {
+  if (handle_ == nullptr || lost()) return;
+  static_cast<void>(checked("ending a stream", cudaStreamDestroy(handle_)));
+}
+status stream::upload(void* to, const void* from, std::size_t bytes) const {
+  if (lost()) return gone();
+  if (bytes == 0) return {};
+  return checked("copy to the device",
+                 cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, handle_));
+}
+status stream::download(void* to, const void* from, std::size_t bytes) const {
+  if (lost()) return gone();
+  if (bytes == 0) return {};
+  return checked("copy from the device",
+                 cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, handle_));
+}
+status stream::wait() const {
+  if (lost()) return gone();
+  return checked("step", cudaStreamSynchronize(handle_));
+}
+
+result<recording> recording::make(const stream& on, std::function<status()> work) {
+  if (lost()) return gone();
+  FORETOKEN_TRY(
+      checked("recording", cudaStreamBeginCapture(on.handle(), cudaStreamCaptureModeThreadLocal)));
+  const status queued = work();
+  cudaGraph_t graph = nullptr;
+  const cudaError_t ended = cudaStreamEndCapture(on.handle(), &graph);
+  if (!queued) return queued.error();
+  FORETOKEN_TRY(checked("recording", ended));
+  recording out;
+  cudaGraphExec_t runnable = nullptr;
+  const status made = checked("recording", cudaGraphInstantiate(&runnable, graph, 0));
+  out.graph_ = runnable;
+  if (!lost()) FORETOKEN_TRY(checked("recording", cudaGraphDestroy(graph)));
+  if (!made) return made.error();
+  return out;
+}
+recording::recording(recording&& other) noexcept
+    : graph_(std::exchange(other.graph_, nullptr)), work_(std::move(other.work_)) {}
+recording& recording::operator=(recording&& other) noexcept {
+  std::swap(graph_, other.graph_);
+  std::swap(work_, other.work_);
+  return *this;
+}
+recording::~recording() {
+  if (graph_ == nullptr || lost()) return;
+  static_cast<void>(
+      checked("ending a recording", cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph_))));
+}
+status recording::replay(const stream& on) const {
+  if (lost()) return gone();
+  return checked("step", cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph_), on.handle()));
+}
+
+}  // namespace foretoken::gpu::runtime

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a step owns, and its launches in the order of the forward pass.
+#include "gpu/step.hpp"
+
+#include <utility>
+
+#include "base/counters.hpp"
+
+namespace foretoken::gpu {
+
+step::step(std::shared_ptr<const weights> from, const options& chosen)
+    : weights_(std::move(from)),
+      chosen_(chosen),
+      sizes_(weights_->padded, chosen, kv_page_bytes(weights_->padded)) {}
+
+step::~step() = default;
+
+result<std::unique_ptr<step>> step::make(std::shared_ptr<const weights> from,
+                                         const options& chosen) {
+  FORETOKEN_TRY(runtime::use_device(from->ordinal));
+  FORETOKEN_TRY(prepare_kernels());
+  std::unique_ptr<step> out(new step(std::move(from), chosen));
+  FORETOKEN_TRY(out->take());
+  return out;
+}
+
+status step::take() {
+  const model::hyperparameters& padded = weights_->padded;
+  auto queue = runtime::stream::make();
+  if (!queue) return std::move(queue).error();
+  stream_ = *std::move(queue);
+  on_ = {stream_.handle(), runtime::multiprocessors(weights_->ordinal), false};
+
+  const workspace_layout layout = lay_out(padded, sizes_);
+  const std::uint64_t pool_bytes =
+      (static_cast<std::uint64_t>(sizes_.pages) + 1) * kv_page_bytes(padded);
+  auto pool = runtime::buffer::take(runtime::place::device, pool_bytes);
+  if (!pool) return std::move(pool).error();
+  pool_memory_ = *std::move(pool);
+  auto space = runtime::buffer::take(runtime::place::device, layout.bytes);
+  if (!space) return std::move(space).error();
+  work_memory_ = *std::move(space);
+  auto pinned = runtime::buffer::take(runtime::place::pinned, pinned_layout(sizes_).bytes);
+  if (!pinned) return std::move(pinned).error();
+  pinned_memory_ = *std::move(pinned);
+
+  pool_ = {reinterpret_cast<std::uint16_t*>(pool_memory_.data()), sizes_.pages + 1, padded.kv_heads,
+           padded.head_dim};
+  std::size_t next = 0;
+  const auto piece = [&]<class T>(T*& to) {
+    to = reinterpret_cast<T*>(work_memory_.data() + layout.offsets[next++]);
+  };
+  piece(work_.x);
+  piece(work_.normed);
+  piece(work_.squares);
+  piece(work_.q);
+  piece(work_.attended);
+  piece(work_.hidden);
+  piece(work_.raw);
+  piece(work_.partial);
+  piece(work_.arrived);
+  piece(logits_);
+  piece(scratch_);
+  piece(device_inputs_);
+  piece(work_.kv_saturated);
+
+  const pinned_pieces at = pinned_layout(sizes_);
+  host_inputs_ = pinned_memory_.data();
+  digests_ = reinterpret_cast<logits_digest*>(pinned_memory_.data() + at.digests);
+  host_logits_ = reinterpret_cast<float*>(pinned_memory_.data() + at.logits);
+  saturated_seen_ = reinterpret_cast<std::uint32_t*>(pinned_memory_.data() + at.saturated);
+  *saturated_seen_ = 0;
+  tasks_.reserve(static_cast<std::size_t>(sizes_.rows));
+  return {};
+}
+
+void step::probe_logits(logits_probe probe, void* context) noexcept {
+  probe_ = probe;
+  probe_context_ = context;
+}
+
+step_rows step::rows() const noexcept {
+  return {device_.token, device_.position, device_.table,
+          device_.pages, table_stride(),   bucket_.rows};
+}
+
+void step::embed() {
+  embed_arguments given;
+  given.rows = rows();
+  given.table = weights_->embedding;
+  given.positions = weights_->positions;
+  given.scale = shape().embedding_scale;
+  given.work = work_;
+  given.next_norm = weights_->layers.front().attention_norm;
+  queue([this, given] { return launch_embed(on_, given); });
+}
+
+void step::attention_input(int layer) {
+  const layer_weights& from = weights_->layers[static_cast<std::size_t>(layer)];
+  const model::hyperparameters& padded = weights_->padded;
+  const int rope = padded.attention[static_cast<std::size_t>(layer)].rope;
+  attention_input_arguments given;
+  given.rows = rows();
+  given.work = work_;
+  given.norm = from.attention_norm;
+  given.qkv = from.qkv;
+  given.heads = padded.heads;
+  given.kv_heads = padded.kv_heads;
+  given.head_dim = padded.head_dim;
+  if (rope >= 0) {
+    const rope_table& table = weights_->ropes[static_cast<std::size_t>(rope)];
+    given.angles = table.angles;
+    given.pairs = table.pairs;
+  }
+  given.rope_neighbours = padded.rope_neighbours;
+  given.q_norm = from.q_norm;
+  given.k_norm = from.k_norm;
+  given.head_norm_epsilon = padded.norm_epsilon;
+  given.query_scale = padded.query_scale;
+  given.kv = pool_.base + static_cast<std::size_t>(layer) * pool_.layer_values();
+  queue([this, given] { return launch_attention_input(on_, given); });
+}
+
+void step::attention(int layer) {
+  const model::hyperparameters& padded = weights_->padded;
+  attention_arguments given;
+  given.rows = rows();
+  given.work = work_;
+  given.tiles = device_.tiles;
+  given.tile_count = bucket_.rows;
+  given.spans_max = bucket_.spans;
+  given.heads = padded.heads;
+  given.kv_heads = padded.kv_heads;
+  given.head_dim = padded.head_dim;
+  given.window = padded.attention[static_cast<std::size_t>(layer)].window;
+  given.softcap = padded.attention_softcap;
+  given.kv = pool_.base + static_cast<std::size_t>(layer) * pool_.layer_values();
+  queue([this, given] { return launch_attention(on_, given); });
+}
+
+void step::attention_output(int layer) {
+  const layer_weights& from = weights_->layers[static_cast<std::size_t>(layer)];
+  const residual_arguments given{
+      bucket_.rows, work_, from.o, shape().width, from.attention_post_norm, from.ffn_norm};
+  queue([this, given] { return launch_attention_output(on_, given); });
+}
+
+void step::ffn_input(int layer) {
+  const layer_weights& from = weights_->layers[static_cast<std::size_t>(layer)];
+  const ffn_input_arguments given{bucket_.rows,         work_,
+                                  from.ffn_norm,        from.gate_up,
+                                  weights_->padded.ffn, weights_->padded.activation};
+  queue([this, given] { return launch_ffn_input(on_, given); });
+}
+
+void step::ffn_output(int layer) {
+  const layer_weights& from = weights_->layers[static_cast<std::size_t>(layer)];
+  const auto next = static_cast<std::size_t>(layer) + 1;
+  const residual_arguments given{bucket_.rows,
+                                 work_,
+                                 from.down,
+                                 shape().width,
+                                 from.ffn_post_norm,
+                                 next < weights_->layers.size()
+                                     ? weights_->layers[next].attention_norm
+                                     : weights_->final_norm};
+  queue([this, given] { return launch_ffn_output(on_, given); });
+}
+
+}  // namespace foretoken::gpu

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The fused operations of one executor on one device. All memory is taken at the start.
+//
+// A step is padded to a bucket of rows and to a class of sequence length, so that steps of the same
+// bucket and class differ in the content of device arrays only and can be recorded once and
+// replayed. Rows that pad write page pages() of the pool, which no sequence has.
+
+#include <compare>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "gpu/memory.hpp"
+#include "gpu/weights.hpp"
+#include "model/ops.hpp"
+
+namespace foretoken::gpu {
+
+class step final : public model::ops {
+ public:
+  // On the thread that will call the others. Errors: exhausted, device.
+  static result<std::unique_ptr<step>> make(std::shared_ptr<const weights> from,
+                                            const options& chosen);
+  ~step() override;
+
+  const model::hyperparameters& shape() const noexcept override { return weights_->shape; }
+  int rows_max() const noexcept override { return sizes_.rows; }
+  int pages() const noexcept override { return sizes_.pages; }
+  status begin(const model::micro_batch& batch) override;
+  void embed() override;
+  void attention_input(int layer) override;
+  void attention(int layer) override;
+  void attention_output(int layer) override;
+  void ffn_input(int layer) override;
+  void ffn_output(int layer) override;
+  status head(model::step_result& out) override;
+
+  // For tests: sees the raw logits of every row that wanted them, in row order.
+  using logits_probe = void (*)(void* context, int row, std::span<const float> logits);
+  void probe_logits(logits_probe probe, void* context) noexcept;
+
+ private:
+  struct head_task {
+    int row = 0;
+    int slice = 0;
+    token target = -1;    // to be scored, or -1
+    int score_index = 0;  // its place among the slice's scores
+    bool sample = false;
+    bool on_host = false;  // needs its row of logits
+  };
+  // What a recorded step depends on besides the content of its arrays.
+  struct bucket {
+    int rows = 0, spans = 0, head_rows = 0, top = 0;
+    auto operator<=>(const bucket&) const = default;
+  };
+  // One step's inputs, in pinned or in device memory: packed for the bucket, copied at once.
+  struct inputs {
+    std::int32_t* token = nullptr;     // [bucket rows]
+    std::int32_t* position = nullptr;  // [bucket rows]
+    std::int32_t* table = nullptr;     // [bucket rows]
+    attention_tile* tiles = nullptr;   // [bucket rows]
+    std::int32_t* which = nullptr;     // [bucket rows]
+    std::int32_t* pages = nullptr;     // [tables][stride]
+    std::int32_t* copies = nullptr;    // [copies][2]
+    std::size_t bytes = 0;
+  };
+  enum class mode { direct, recording, replaying };
+
+  step(std::shared_ptr<const weights> from, const options& chosen);
+  status take();
+  inputs inputs_at(std::byte* base, std::size_t copies) const noexcept;
+  int table_stride() const noexcept;
+
+  status check(const model::micro_batch& batch) const;
+  status check_slice(const model::slice& one) const;
+  void collect_tasks(const model::micro_batch& batch);
+  bool on_host(const model::slice& owner) const noexcept;
+  void choose_bucket(const model::micro_batch& batch);
+  void fill(const model::micro_batch& batch);
+  int fill_slice(const model::slice& one, int table, int row, int& tile);
+  status queue_copies(const model::micro_batch& batch);
+
+  // Queues a launch, and keeps it when the step is to be recorded; nothing when it is replayed.
+  template <class Launch>
+  void queue(Launch&& launch);
+  step_rows rows() const noexcept;
+  void queue_head(int first, int count);
+  status finish_queue();
+  status run_block(std::span<const head_task> tasks, model::step_result& out);
+  status read_logits(std::span<const head_task> tasks, model::step_result& out);
+  void finish_from_digest(const head_task& task,
+                          const logits_digest& from,
+                          model::step_result& out) const;
+  void finish_from_logits(const head_task& task,
+                          std::span<const float> logits,
+                          model::step_result& out) const;
+  status failed(error why);
+
+  std::shared_ptr<const weights> weights_;
+  options chosen_;
+  step_sizes sizes_;
+  launch_context on_;
+  runtime::stream stream_;
+  runtime::buffer pool_memory_, work_memory_, pinned_memory_;
+  kv_pool_view pool_;
+  workspace work_;
+  float* logits_ = nullptr;  // [head_rows][logits]
+  void* scratch_ = nullptr;  // of the digest
+  inputs device_, host_;
+  std::byte* device_inputs_ = nullptr;
+  std::byte* host_inputs_ = nullptr;
+  logits_digest* digests_ = nullptr;         // pinned, [head_rows]
+  float* host_logits_ = nullptr;             // pinned, [host_rows][logits]
+  std::uint32_t* saturated_seen_ = nullptr;  // pinned
+  std::uint32_t saturated_counted_ = 0;
+
+  const model::micro_batch* batch_ = nullptr;
+  std::vector<head_task> tasks_;
+  bucket bucket_;
+  int row_count_ = 0;
+  std::uint64_t steps_ = 0;
+  mode mode_ = mode::direct;
+  status queued_;  // the first launch that failed
+  std::vector<std::function<status()>> pending_;
+  std::map<bucket, runtime::recording> recordings_;
+  logits_probe probe_ = nullptr;
+  void* probe_context_ = nullptr;
+};
+
+template <class Launch>
+void step::queue(Launch&& launch) {
+  if (mode_ == mode::replaying || !queued_) return;
+  queued_ = launch();
+  on_.dependent = true;
+  if (mode_ == mode::recording) pending_.emplace_back(std::forward<Launch>(launch));
+}
+
+}  // namespace foretoken::gpu

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+// The beginning of a step: the batch checked, put into its bucket, copied to the device.
+#include <algorithm>
+#include <array>
+
+#include "base/assert.hpp"
+#include "gpu/step.hpp"
+
+namespace foretoken::gpu {
+namespace {
+
+error broken(std::string field, std::string message) {
+  return {errc::internal, std::move(message), std::move(field)};
+}
+
+// Steps between these sizes are padded by at most half; products work on 8 rows at a time.
+constexpr std::array bucket_rows{1,   2,   4,   8,   16,  24,  32,   48,   64,  96,
+                                 128, 192, 256, 384, 512, 768, 1024, 1536, 2048};
+
+int bucket_of(int rows, int most) {
+  const auto* at = std::lower_bound(bucket_rows.begin(), bucket_rows.end(), rows);
+  return at == bucket_rows.end() ? most : std::min(*at, most);
+}
+
+// Classes of sequence length, in spans: 1, 2, 4, ... up to the context.
+int class_of(int spans, int most) {
+  int out = 1;
+  while (out < spans) out *= 2;
+  return std::min(out, std::max(most, spans));
+}
+
+// Entries of a digest: the best only; ten alternatives; all.
+int top_class(int entries) {
+  if (entries <= 1) return 1;
+  return entries <= 12 ? 12 : digest_top;
+}
+
+std::size_t size_of(int n) {
+  return static_cast<std::size_t>(n);
+}
+
+bool adjusts(const model::sampling_parameters& p) {
+  return p.repetition_penalty != 1 || p.presence_penalty != 0 || p.frequency_penalty != 0 ||
+         !p.logit_bias.empty();
+}
+
+}  // namespace
+
+status step::check_slice(const model::slice& one) const {
+  const auto tokens = static_cast<std::int64_t>(one.tokens.size());
+  const std::int64_t end = one.position + tokens;
+  if (tokens < 1 || one.position < 0 || end > shape().context) {
+    return broken("slice.tokens", "positions outside of the model's context");
+  }
+  if (static_cast<std::int64_t>(one.pages.size()) * page_tokens < end) {
+    return broken("slice.pages", "the pages do not cover the positions");
+  }
+  for (const page_id page : one.pages) {
+    if (static_cast<int>(page) < 0 || static_cast<int>(page) >= pages()) {
+      return broken("slice.pages", "no such page");
+    }
+  }
+  for (const token id : one.tokens) {
+    if (id < 0 || id >= shape().vocabulary) return broken("slice.tokens", "no such token");
+  }
+  if (one.score_next >= shape().vocabulary) return broken("slice.score_next", "no such token");
+  if (one.sample_last && !one.sampling) return broken("slice.sampling", "missing");
+  return {};
+}
+
+status step::check(const model::micro_batch& batch) const {
+  std::size_t total = 0;
+  for (const model::slice& one : batch.slices) {
+    FORETOKEN_TRY(check_slice(one));
+    total += one.tokens.size();
+  }
+  if (total > size_of(rows_max())) return broken("micro_batch", "more rows than rows_max");
+  // The tables' part of the inputs has room for a copy a row.
+  if (batch.copies.size() > size_of(rows_max())) return broken("micro_batch.copies", "too many");
+  for (const model::page_copy& copy : batch.copies) {
+    const bool known = static_cast<int>(copy.from) >= 0 && static_cast<int>(copy.from) < pages() &&
+                       static_cast<int>(copy.to) >= 0 && static_cast<int>(copy.to) < pages();
+    if (!known || copy.positions < 0 || copy.positions > page_tokens) {
+      return broken("micro_batch.copies", "no such page or position");
+    }
+  }
+  return {};
+}
+
+// Greedy choices come from the digest; everything else from the host's sampler on the logits.
+bool step::on_host(const model::slice& owner) const noexcept {
+  if (probe_ != nullptr) return true;
+  const model::sampling_parameters& p = *owner.sampling;
+  return p.temperature > 0 || adjusts(p) || p.logprobs > digest_top;
+}
+
+void step::collect_tasks(const model::micro_batch& batch) {
+  tasks_.clear();
+  int row = 0;
+  for (std::size_t s = 0; s < batch.slices.size(); ++s) {
+    const model::slice& owner = batch.slices[s];
+    int scores = 0;
+    for (std::size_t i = 0; i < owner.tokens.size(); ++i, ++row) {
+      const bool last = i + 1 == owner.tokens.size();
+      head_task task{row, static_cast<int>(s), -1, scores, last && owner.sample_last, false};
+      if (owner.score_all) task.target = last ? owner.score_next : owner.tokens[i + 1];
+      if (task.target < 0 && !task.sample) continue;
+      if (task.target >= 0) ++scores;
+      task.on_host = task.target >= 0 || on_host(owner);
+      tasks_.push_back(task);
+    }
+  }
+  row_count_ = row;
+}
+
+int step::table_stride() const noexcept {
+  return bucket_.spans * attention_span / page_tokens;
+}
+
+void step::choose_bucket(const model::micro_batch& batch) {
+  int end = 1;
+  for (const model::slice& one : batch.slices) {
+    end = std::max(end, one.position + static_cast<int>(one.tokens.size()));
+  }
+  int top = 1;
+  for (const head_task& task : tasks_) {
+    if (task.on_host) continue;
+    const auto& owner = batch.slices[size_of(task.slice)];
+    top = std::max(top, owner.sampling->logprobs);
+  }
+  const int tasks = static_cast<int>(tasks_.size());
+  bucket_.rows = bucket_of(std::max(row_count_, 1), sizes_.rows);
+  bucket_.spans = class_of(attention_spans(end), attention_spans(shape().context));
+  // More rows of logits than fit at once: the head is no part of the recorded step.
+  bucket_.head_rows =
+      tasks > sizes_.head_rows || tasks == 0 ? 0 : bucket_of(tasks, sizes_.head_rows);
+  bucket_.top = top_class(std::min(top, digest_top));
+
+  constexpr std::size_t recordings_max = 96;
+  mode_ = mode::direct;
+  if (!chosen_.graphs) return;
+  if (recordings_.contains(bucket_)) {
+    mode_ = mode::replaying;
+  } else if (recordings_.size() < recordings_max) {
+    mode_ = mode::recording;
+  }
+}
+
+step::inputs step::inputs_at(std::byte* base, std::size_t copies) const noexcept {
+  inputs out;
+  std::size_t used = 0;
+  const auto piece = [&]<class T>(T*& to, std::size_t count) {
+    to = reinterpret_cast<T*>(base + used);
+    used += (count * sizeof(T) + 15) / 16 * 16;
+  };
+  const std::size_t rows = size_of(bucket_.rows);
+  piece(out.token, rows);
+  piece(out.position, rows);
+  piece(out.table, rows);
+  piece(out.tiles, rows);
+  piece(out.which, std::max(rows, size_of(bucket_.head_rows)));
+  piece(out.pages, (batch_->slices.size() + 1) * size_of(table_stride()));
+  piece(out.copies, 2 * copies);
+  out.bytes = used;
+  return out;
+}
+
+// The rows, tiles and page table of one slice; the number of its rows.
+int step::fill_slice(const model::slice& one, int table, int row, int& tile) {
+  const int count = static_cast<int>(one.tokens.size());
+  const int tile_rows = attention_tile_rows(shape().heads, shape().kv_heads);
+  for (int i = 0; i < count; ++i) {
+    host_.token[row + i] = one.tokens[size_of(i)];
+    host_.position[row + i] = one.position + i;
+    host_.table[row + i] = table;
+    if (i % tile_rows == 0) {
+      host_.tiles[tile++] = {row + i, std::min(tile_rows, count - i)};
+    }
+  }
+  std::int32_t* pages = host_.pages + size_of(table) * size_of(table_stride());
+  const int used = (one.position + count + page_tokens - 1) / page_tokens;
+  for (int i = 0; i < used; ++i) pages[i] = static_cast<std::int32_t>(one.pages[size_of(i)]);
+  std::fill(pages + used, pages + table_stride(), sizes_.pages);
+  return count;
+}
+
+void step::fill(const model::micro_batch& batch) {
+  device_ = inputs_at(device_inputs_, batch.copies.size());
+  host_ = inputs_at(host_inputs_, batch.copies.size());
+  std::fill(host_.pages, host_.pages + table_stride(), sizes_.pages);
+  int row = 0;
+  int tile = 0;
+  int table = 1;
+  for (const model::slice& one : batch.slices) row += fill_slice(one, table++, row, tile);
+  for (; row < bucket_.rows; ++row) {  // position 0 of a page that no sequence has
+    host_.token[row] = host_.position[row] = host_.table[row] = 0;
+    host_.tiles[tile++] = {row, 1};
+  }
+  for (; tile < bucket_.rows; ++tile) host_.tiles[tile] = {0, 0};
+  const int places = std::max(bucket_.rows, bucket_.head_rows);
+  for (int i = 0; i < places; ++i) {
+    host_.which[i] = i < static_cast<int>(tasks_.size()) ? tasks_[size_of(i)].row : 0;
+  }
+  std::int32_t* pair = host_.copies;
+  for (const model::page_copy& copy : batch.copies) {
+    *pair++ = static_cast<std::int32_t>(copy.from);
+    *pair++ = static_cast<std::int32_t>(copy.to);
+  }
+}
+
+// Copies are independent within one launch: a page that an earlier copy wrote starts another.
+status step::queue_copies(const model::micro_batch& batch) {
+  const auto& all = batch.copies;
+  for (std::size_t first = 0; first < all.size();) {
+    std::size_t end = first + 1;
+    const auto touches = [&](const model::page_copy& next) {
+      return std::any_of(all.begin() + static_cast<std::ptrdiff_t>(first),
+                         all.begin() + static_cast<std::ptrdiff_t>(end), [&](const auto& earlier) {
+                           return earlier.to == next.from || earlier.to == next.to ||
+                                  earlier.from == next.to;
+                         });
+    };
+    while (end < all.size() && !touches(all[end])) ++end;
+    page_copy_arguments given;
+    given.pool = pool_;
+    given.layers = shape().layers;
+    given.pairs = device_.copies + 2 * first;
+    given.count = static_cast<int>(end - first);
+    launch_context on = on_;
+    on.dependent = false;
+    FORETOKEN_TRY(launch_page_copies(on, given));
+    first = end;
+  }
+  return {};
+}
+
+status step::begin(const model::micro_batch& batch) {
+  if (runtime::lost()) return error{errc::device, "the device is lost"};
+  FORETOKEN_TRY(check(batch));
+  if (++steps_ == chosen_.fail_at_step) return runtime::lose("lost by gpu.fail_at_step");
+  batch_ = &batch;
+  collect_tasks(batch);
+  choose_bucket(batch);
+  fill(batch);
+  queued_ = stream_.upload(device_inputs_, host_inputs_, host_.bytes);
+  if (queued_) queued_ = queue_copies(batch);
+  pending_.clear();
+  on_.dependent = false;  // the first kernel waits for the whole of the copy
+  return queued_ ? status() : failed(queued_.error());
+}
+
+}  // namespace foretoken::gpu

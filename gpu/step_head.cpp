@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+// The end of a step: logits of the rows that want them, their digest, and the choice.
+#include <algorithm>
+#include <utility>
+
+#include "base/counters.hpp"
+#include "gpu/step.hpp"
+#include "model/sampling.hpp"
+
+namespace foretoken::gpu {
+namespace {
+
+std::size_t size_of(int n) {
+  return static_cast<std::size_t>(n);
+}
+
+constexpr std::uint64_t saturation_period = 64;  // steps between looks at the counter
+
+}  // namespace
+
+// A device that failed to launch or to run may have written anything anywhere.
+status step::failed(error why) {
+  batch_ = nullptr;
+  if (why.code == errc::device && !runtime::lost()) return runtime::lose(std::move(why.message));
+  return why;
+}
+
+void step::queue_head(int first, int count) {
+  head_arguments given;
+  given.rows = count;
+  given.which = device_.which + first;
+  given.rows_of_x = bucket_.rows;
+  given.work = work_;
+  given.norm = weights_->final_norm;
+  given.matrix = weights_->head;
+  given.softcap = shape().final_softcap;
+  given.logits = logits_;
+  queue([this, given] { return launch_head(on_, given); });
+  digest_arguments digest;
+  digest.rows = count;
+  digest.logits = logits_;
+  digest.vocabulary = shape().vocabulary;
+  digest.stride = sizes_.logits;
+  digest.top = std::min(bucket_.top, shape().vocabulary);
+  digest.scratch = scratch_;
+  digest.digests = digests_;
+  queue([this, digest] { return launch_digest(on_, digest); });
+}
+
+// Everything since begin() is on its way after this. The first step of a bucket is queued launch by
+// launch, which also loads its kernels, and recorded for those to come.
+status step::finish_queue() {
+  if (!queued_) return queued_;
+  const mode was = std::exchange(mode_, mode::direct);
+  on_.dependent = false;
+  if (was == mode::replaying) return recordings_.at(bucket_).replay(stream_);
+  if (was == mode::direct) return {};
+  auto made = runtime::recording::make(stream_, [this, work = std::move(pending_)]() -> status {
+    on_.dependent = false;
+    for (const auto& launch : work) {
+      FORETOKEN_TRY(launch());
+      on_.dependent = true;
+    }
+    return {};
+  });
+  on_.dependent = false;
+  if (!made) return made.error();
+  recordings_.emplace(bucket_, *std::move(made));
+  return {};
+}
+
+status step::head(model::step_result& out) {
+  if (batch_ == nullptr) return error{errc::device, "the step failed"};
+  out.slices.assign(batch_->slices.size(), {});
+  for (std::size_t s = 0; s < out.slices.size(); ++s) {
+    out.slices[s].sequence = batch_->slices[s].sequence;
+  }
+  for (const head_task& task : tasks_) {
+    if (task.target >= 0) out.slices[size_of(task.slice)].scores.emplace_back();
+  }
+  if (bucket_.head_rows > 0) queue_head(0, bucket_.head_rows);
+  if (const status done = finish_queue(); !done) return failed(done.error());
+  const std::span<const head_task> all(tasks_);
+  const auto block = size_of(sizes_.head_rows);
+  for (std::size_t first = 0; first < all.size(); first += block) {
+    const auto tasks = all.subspan(first, std::min(block, all.size() - first));
+    if (bucket_.head_rows == 0) {
+      queue_head(static_cast<int>(first), static_cast<int>(tasks.size()));
+    }
+    if (!queued_) return failed(queued_.error());
+    if (const status done = run_block(tasks, out); !done) return failed(done.error());
+  }
+  if (all.empty()) {
+    if (const status done = stream_.wait(); !done) return failed(done.error());
+  }
+  batch_ = nullptr;
+  return {};
+}
+
+// The logits of `tasks` are queued; waits for them and finishes the tasks.
+status step::run_block(std::span<const head_task> tasks, model::step_result& out) {
+  const bool look = chosen_.kv_saturated != nullptr && steps_ % saturation_period == 1;
+  if (look) {
+    FORETOKEN_TRY(stream_.download(saturated_seen_, work_.kv_saturated, sizeof *saturated_seen_));
+  }
+  const bool any_on_host = std::ranges::any_of(tasks, &head_task::on_host);
+  if (!any_on_host || look) FORETOKEN_TRY(stream_.wait());
+  if (look) {
+    chosen_.kv_saturated->add(*saturated_seen_ - saturated_counted_);
+    saturated_counted_ = *saturated_seen_;
+  }
+  if (any_on_host) FORETOKEN_TRY(read_logits(tasks, out));
+  for (std::size_t i = 0; i < tasks.size(); ++i) {
+    if (!tasks[i].on_host) finish_from_digest(tasks[i], digests_[i], out);
+  }
+  return {};
+}
+
+// host_rows rows at a time.
+status step::read_logits(std::span<const head_task> tasks, model::step_result& out) {
+  const auto vocabulary = size_of(shape().vocabulary);
+  const auto stride = size_of(sizes_.logits);
+  std::size_t next = 0;
+  while (next < tasks.size()) {
+    const std::size_t first = next;
+    std::size_t held = 0;
+    for (; next < tasks.size() && held < size_of(sizes_.host_rows); ++next) {
+      if (!tasks[next].on_host) continue;
+      FORETOKEN_TRY(stream_.download(host_logits_ + held++ * stride, logits_ + next * stride,
+                                     vocabulary * sizeof(float)));
+    }
+    FORETOKEN_TRY(stream_.wait());
+    held = 0;
+    for (std::size_t i = first; i < next; ++i) {
+      if (!tasks[i].on_host) continue;
+      const std::span<const float> logits(host_logits_ + held++ * stride, vocabulary);
+      finish_from_logits(tasks[i], logits, out);
+      if (probe_ != nullptr) probe_(probe_context_, tasks[i].row, logits);
+    }
+  }
+  return {};
+}
+
+void step::finish_from_digest(const head_task& task,
+                              const logits_digest& from,
+                              model::step_result& out) const {
+  const model::slice& owner = batch_->slices[size_of(task.slice)];
+  model::sampled& to = out.slices[size_of(task.slice)].next;
+  if (from.count == 0) {
+    to.non_finite = true;
+    return;
+  }
+  to.id = from.id[0];
+  const int wanted = owner.sampling->logprobs;
+  if (wanted < 0) return;
+  to.logprob = from.logit[0] - from.log_sum_exp;
+  for (int i = 0; i < std::min(wanted, from.count); ++i) {
+    to.top.push_back({from.id[i], from.logit[i] - from.log_sum_exp});
+  }
+}
+
+void step::finish_from_logits(const head_task& task,
+                              std::span<const float> logits,
+                              model::step_result& out) const {
+  const model::slice& owner = batch_->slices[size_of(task.slice)];
+  model::slice_result& to = out.slices[size_of(task.slice)];
+  if (task.target >= 0) {
+    const int logprobs = owner.sampling ? owner.sampling->logprobs : 0;
+    to.scores[size_of(task.score_index)] = model::score(logits, task.target, std::max(0, logprobs));
+  }
+  if (task.sample) {
+    std::span<const token> prompt;
+    if (owner.prompt) prompt = *owner.prompt;
+    to.next =
+        model::sample(logits, *owner.sampling, prompt, owner.generated, owner.generated_count);
+  }
+}
+
+}  // namespace foretoken::gpu

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+// Steps over the emulated device: the same bits in any batch, choices, copies, refusals, a lost
+// device.
+#include <algorithm>
+#include <numeric>
+
+#include "base/counters.hpp"
+#include "gpu/runtime.hpp"
+#include "tests/gpu/device.hpp"
+#include "tests/reference/forward.hpp"
+
+namespace foretoken {
+namespace {
+
+using test::device;
+using test::gpu_device;
+using test::made_model;
+using test::pages_from;
+
+// Sizes that need padding: heads of 24 with 12 rotated pairs, a feed-forward size of 92.
+model::hyperparameters made_shape(bool gated = true) {
+  model::hyperparameters shape;
+  shape.layers = 2;
+  shape.width = 64;
+  shape.heads = 6;
+  shape.kv_heads = 2;
+  shape.head_dim = 24;
+  shape.ffn = 92;
+  shape.vocabulary = 130;
+  shape.context = 512;
+  shape.norm_epsilon = 1e-5f;
+  shape.query_scale = 0.2f;
+  if (gated) {
+    model::rope_parameters rope;
+    for (int i = 0; i < 12; ++i) rope.frequency.push_back(std::pow(0.4f, static_cast<float>(i)));
+    shape.ropes = {rope};
+    shape.attention = {{0, 0}, {20, 0}};
+    shape.attention_softcap = 5;
+    shape.final_softcap = 9;
+    return shape;
+  }
+  shape.norm = model::norm_kind::layer;
+  shape.activation = model::activation_kind::gelu_tanh;
+  shape.learned_positions = true;
+  shape.attention = {{0, -1}, {0, -1}};
+  return shape;
+}
+
+model::sampling_parameters greedy(int logprobs = -1) {
+  model::sampling_parameters out;
+  out.temperature = 0;
+  out.logprobs = logprobs;
+  return out;
+}
+
+model::slice sampled_slice(const std::vector<token>& text, model::sampling_parameters how) {
+  model::slice one = device::slice(text, pages_from(0, 4), 0, text.size());
+  one.score_all = false;
+  one.sample_last = true;
+  one.sampling = std::make_shared<const model::sampling_parameters>(std::move(how));
+  return one;
+}
+
+TEST_CASE("gpu step: logits are those of the float64 formulas") {
+  for (const bool neighbours : {false, true}) {
+    for (const bool gated : {true, false}) {
+      model::hyperparameters shape = made_shape(gated);
+      shape.rope_neighbours = neighbours && gated;
+      made_model file(shape);
+      const auto text = file.tokens(70);
+      gpu_device here(file);
+      const auto rows = here.read(text, pages_from(0, 6), 128);
+      const auto expected = reference::forward(file, text);
+      double worst = 0, largest = 0;
+      for (std::size_t t = 0; t < text.size(); ++t) {
+        for (std::size_t n = 0; n < rows[t].size(); ++n) {
+          largest = std::max(largest, std::abs(expected[t][n]));
+          worst = std::max(worst, std::abs(static_cast<double>(rows[t][n]) - expected[t][n]));
+        }
+      }
+      CAPTURE(gated);
+      CAPTURE(neighbours);
+      CHECK(worst / largest < 1e-2);  // f16 activations, logits near their cap
+    }
+  }
+}
+
+TEST_CASE("gpu step: seven sequences in one batch have the bits they have alone") {
+  made_model file(made_shape());
+  gpu_device here(file);
+  test::row_logits alone;
+  model::micro_batch batch;
+  for (int s = 0; s < 7; ++s) {
+    const auto text = file.tokens(18 + 5 * s);
+    const auto pages = pages_from(5 * s, 5);
+    const std::size_t before = text.size() - (s % 2 == 0 ? 1 : 9);  // decode and prefill mixed
+    here.run(test::batch_of({device::slice(text, pages, 0, before)}));
+    batch.slices.push_back(device::slice(text, pages, before, text.size()));
+    const auto rows = here.run(test::batch_of({batch.slices.back()}));
+    alone.insert(alone.end(), rows.begin(), rows.end());
+  }
+  CHECK(here.run(batch) == alone);
+  CHECK(here.run(batch) == alone);  // the same step again, recorded by now
+}
+
+TEST_CASE("gpu step: a copied page continues like the original and leaves it alone") {
+  made_model file(made_shape());
+  const auto text = file.tokens(30);
+  gpu_device here(file);
+  const auto whole = here.read(text, pages_from(0, 2), 64);
+  model::micro_batch batch;
+  batch.copies = {{page_id{1}, page_id{5}, 6}, {page_id{5}, page_id{9}, 6}};
+  batch.slices = {device::slice(text, {page_id{0}, page_id{9}}, 22, 8)};
+  const auto rows = here.run(batch);
+  CHECK(std::equal(rows.begin(), rows.end(), whole.begin() + 22));
+  const auto last = here.run(test::batch_of({device::slice(text, pages_from(0, 2), 29, 1)}));
+  CHECK(last.front() == whole[29]);
+}
+
+TEST_CASE("gpu step: choices by digest are those of the host's sampler") {
+  made_model file(made_shape());
+  const auto text = file.tokens(20);
+  gpu_device here(file);
+  const auto logits = here.read(text, pages_from(0, 4), 64).back();
+  here.again(false);
+  for (const int logprobs : {-1, 0, 10, 25}) {
+    const auto expected = model::sample(logits, greedy(logprobs), {}, {}, 0);
+    const auto got = here.answer(test::batch_of({sampled_slice(text, greedy(logprobs))}));
+    const model::sampled& next = got.slices[0].next;
+    CHECK(next.id == expected.id);
+    CHECK(next.logprob == doctest::Approx(expected.logprob).epsilon(1e-5));
+    REQUIRE(next.top.size() == expected.top.size());
+    for (std::size_t i = 0; i < next.top.size(); ++i) {
+      CHECK(next.top[i].id == expected.top[i].id);
+      CHECK(next.top[i].logprob == doctest::Approx(expected.top[i].logprob).epsilon(1e-5));
+    }
+  }
+  model::sampling_parameters warm;
+  warm.temperature = 0.8f;
+  warm.top_p = 0.9f;
+  warm.logprobs = 3;
+  warm.seed = 7;
+  const auto got = here.answer(test::batch_of({sampled_slice(text, warm)}));
+  const auto expected = model::sample(logits, warm, {}, {}, 0);
+  CHECK(got.slices[0].next.id == expected.id);
+  CHECK(got.slices[0].next.logprob == expected.logprob);
+}
+
+TEST_CASE("gpu step: scores are those of the rows' logits, also beyond one block of logits") {
+  made_model file(made_shape());
+  const auto text = file.tokens(100);
+  gpu_device here(file);
+  const auto logits = here.read(text, pages_from(0, 7), 128);
+  here.again(false);
+  const auto got = here.answer(test::batch_of({device::slice(text, pages_from(0, 7), 0, 100)}));
+  REQUIRE(got.slices[0].scores.size() == 100);
+  for (std::size_t i = 0; i + 1 < text.size(); ++i) {
+    const auto expected = model::score(logits[i], text[i + 1], 0);
+    CHECK(got.slices[0].scores[i].logprob == expected.logprob);
+  }
+}
+
+TEST_CASE("gpu step: logits that are not finite are reported, not sampled") {
+  made_model file(made_shape());
+  made_model::scale(file.tensors.head, std::numeric_limits<float>::infinity());
+  gpu_device here(file);
+  here.again(false);
+  const auto got = here.answer(test::batch_of({sampled_slice(file.tokens(3), greedy())}));
+  CHECK(got.slices[0].next.non_finite);
+  CHECK(got.slices[0].next.id == -1);
+}
+
+TEST_CASE("gpu step: a batch that breaks the contract is refused by name") {
+  made_model file(made_shape());
+  gpu_device here(file);
+  const auto text = file.tokens(20);
+  auto refused = [&](model::slice one) {
+    auto out = model::forward(here.ops(), test::batch_of({std::move(one)}));
+    return out ? std::string("accepted") : out.error().field;
+  };
+  const model::slice good = device::slice(text, pages_from(0, 2), 0, 20);
+  CHECK(refused(good) == "accepted");
+  auto bad = good;
+  bad.pages.pop_back();
+  CHECK(refused(bad) == "slice.pages");
+  bad = good;
+  bad.pages[0] = page_id{here.ops().pages()};
+  CHECK(refused(bad) == "slice.pages");
+  bad = good;
+  bad.tokens[3] = 130;
+  CHECK(refused(bad) == "slice.tokens");
+}
+
+TEST_CASE("gpu step: a lost device refuses everything afterwards") {
+  made_model file(made_shape());
+  auto chosen = test::gpu_options();
+  chosen.fail_at_step = 2;
+  gpu_device here(file, chosen);
+  const auto batch = test::batch_of({device::slice(file.tokens(3), pages_from(0, 1), 0, 3)});
+  CHECK(model::forward(here.ops(), batch));
+  const auto failed = model::forward(here.ops(), batch);
+  REQUIRE_FALSE(failed);
+  CHECK(failed.error().code == errc::device);
+  CHECK(gpu::linked().lost());
+  CHECK_FALSE(model::forward(here.ops(), batch));
+  const auto again = gpu::linked().prepare_weights(file, chosen, {});
+  REQUIRE_FALSE(again);
+  CHECK(again.error().code == errc::device);
+  gpu::runtime::find_again();
+}
+
+TEST_CASE("gpu plan: parts are counted before they are taken") {
+  made_model file(made_shape());
+  auto chosen = test::gpu_options();
+  const auto plan = gpu::linked().plan_memory(file, chosen);
+  REQUIRE(plan);
+  // keys and values, heads of 24 padded to 32, f16, 16 positions, 2 heads, 2 layers
+  CHECK(plan->kv_page_bytes == 2 * 32 * 2 * 16 * 2 * 2);
+  CHECK(plan->kv_bytes == (static_cast<std::uint64_t>(plan->kv_pages) + 1) * plan->kv_page_bytes);
+  CHECK(plan->weight_bytes > 0);
+  CHECK(plan->workspace_bytes > 0);
+  CHECK(plan->total_bytes() > plan->kv_bytes + plan->weight_bytes);
+  chosen.kv_bytes = 2u << 30;
+  const auto refused = gpu::linked().prepare_weights(file, chosen, {});
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().code == errc::exhausted);
+}
+
+}  // namespace
+}  // namespace foretoken

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention over pages: against float64, and a query's bits as a prefill row, a decode row, in any
+// tile and whatever lies behind its position.
+#include <doctest/doctest.h>
+
+#include "tests/kernels/matrices.hpp"
+
+namespace foretoken {
+namespace {
+
+using test::at;
+using test::device_array;
+using test::made_workspace;
+using test::random_source;
+using test::read_device;
+
+struct attention_shape {
+  int heads, kv_heads, head_dim, window;
+  float softcap;
+};
+constexpr attention_shape attention_shapes[] = {
+    {9, 3, 64, 0, 0}, {2, 2, 32, 0, 0},    {4, 1, 128, 0, 0},  {7, 1, 64, 20, 0},
+    {8, 1, 32, 0, 5}, {4, 1, 256, 600, 0}, {12, 1, 16, 3, 20}, {6, 2, 96, 0, 0},
+};
+
+// One sequence's rows: positions [before, before + rows).
+struct part {
+  int before, rows;
+};
+const std::vector<std::vector<part>> batches = {
+    {{0, 5}, {63, 3}, {30, 1}},
+    {{511, 4}, {17, 9}},
+    {{1100, 1}, {250, 6}},
+};
+
+class paged_case {
+ public:
+  paged_case(const attention_shape& shape, const std::vector<part>& parts)
+      : shape_(shape), random_(static_cast<unsigned>(shape.heads * 100 + shape.head_dim)) {
+    int page = 0;
+    for (const part& one : parts) {
+      sequence made{one, {}, {}, {}};
+      const int end = one.before + one.rows;
+      for (int i = 0; i * 16 < end; ++i) made.pages.push_back((page++ * 7) % pages_max);
+      const std::size_t size = at(end * shape.kv_heads * shape.head_dim);
+      made.k = halves(random_.normals(size));
+      made.v = halves(random_.normals(size));
+      for (int i = 0; i < one.rows; ++i) {
+        for (int h = 0; h < shape.heads; ++h) {
+          const auto q = halves(random_.normals(at(shape.head_dim), 0.3f));
+          q_.insert(q_.end(), q.begin(), q.end());
+        }
+        positions_.push_back(one.before + i);
+        tables_.push_back(static_cast<std::int32_t>(sequences_.size()));
+      }
+      sequences_.push_back(std::move(made));
+    }
+  }
+  int rows() const { return static_cast<int>(positions_.size()); }
+
+  // Rows [first, first + count) with tiles of up to tile_rows; positions after the last one hold
+  // junk.
+  std::vector<float> run(int first, int count, int tile_rows) {
+    const device_array<std::uint16_t> pool(fill(first + count - 1));
+    std::vector<std::int32_t> pages(sequences_.size() * stride, 0);
+    for (std::size_t s = 0; s < sequences_.size(); ++s) {
+      std::copy(sequences_[s].pages.begin(), sequences_[s].pages.end(),
+                pages.begin() + static_cast<int>(s * stride));
+    }
+    std::vector<gpu::attention_tile> tiles;
+    for (int r = 0; r < count; ++r) {
+      const bool joins = r > 0 && tables_[at(first + r)] == tables_[at(first + r - 1)] &&
+                         tiles.back().count < tile_rows;
+      if (joins) {
+        ++tiles.back().count;
+      } else {
+        tiles.push_back({r, 1});
+      }
+    }
+    tiles.push_back({0, 0});
+    const auto slice = [&](const auto& all, int each) {
+      using value = typename std::decay_t<decltype(all)>::value_type;
+      return std::vector<value>(all.begin() + first * each, all.begin() + (first + count) * each);
+    };
+    const device_array<std::int32_t> positions(slice(positions_, 1)), tables(slice(tables_, 1)),
+        page_array(pages);
+    const device_array<gpu::attention_tile> tile_array(tiles);
+    model::hyperparameters hyper;
+    hyper.heads = shape_.heads;
+    hyper.kv_heads = shape_.kv_heads;
+    hyper.head_dim = shape_.head_dim;
+    made_workspace work(hyper, count + 1, 2048);
+    const auto q = slice(q_, shape_.heads * shape_.head_dim);
+    test::device_write(work.view.q, q.data(), q.size() * 2);
+    gpu::attention_arguments given;
+    given.rows = {nullptr, positions.get(), tables.get(), page_array.get(), stride, count};
+    given.work = work.view;
+    given.tiles = tile_array.get();
+    given.tile_count = static_cast<int>(tiles.size());
+    given.spans_max = 6;
+    given.heads = shape_.heads;
+    given.kv_heads = shape_.kv_heads;
+    given.head_dim = shape_.head_dim;
+    given.window = shape_.window;
+    given.softcap = shape_.softcap;
+    given.kv = pool.get();
+    const status done = gpu::launch_attention(test::device_context(), given);
+    REQUIRE_MESSAGE(done, (done ? "" : to_string(done.error())));
+    const auto arrived = read_device(work.view.arrived, at(shape_.kv_heads));
+    for (const std::uint32_t left : arrived) CHECK(left == 0);
+    return test::get_halves(work.view.attended, count, shape_.heads * shape_.head_dim);
+  }
+
+  double expected(int row, int head, int d) const {
+    const sequence& from = sequences_[at(tables_[at(row)])];
+    const int position = positions_[at(row)];
+    const int kv = head / (shape_.heads / shape_.kv_heads);
+    const int first = shape_.window > 0 ? std::max(0, position - shape_.window + 1) : 0;
+    double sum = 0, total = 0;
+    for (int t = first; t <= position; ++t) {
+      double score = 0;
+      for (int i = 0; i < shape_.head_dim; ++i) {
+        score += value(q_[at((row * shape_.heads + head) * shape_.head_dim + i)]) *
+                 value(from.k[at((t * shape_.kv_heads + kv) * shape_.head_dim + i)]);
+      }
+      const double cap = static_cast<double>(shape_.softcap);
+      if (cap > 0) score = cap * std::tanh(score / cap);
+      total += std::exp(score);
+      sum += std::exp(score) * value(from.v[at((t * shape_.kv_heads + kv) * shape_.head_dim + d)]);
+    }
+    return sum / total;
+  }
+
+ private:
+  static constexpr int pages_max = 150;  // no multiple of 7
+  static constexpr int stride = 80;
+  struct sequence {
+    part rows;
+    std::vector<int> pages;
+    std::vector<std::uint16_t> k, v;  // [position][kv_head][head_dim]
+  };
+  static double value(std::uint16_t half) { return static_cast<double>(f16_to_float(half)); }
+  static std::vector<std::uint16_t> halves(const std::vector<float>& from) {
+    std::vector<std::uint16_t> out;
+    for (const float v : from) out.push_back(float_to_f16(v));
+    return out;
+  }
+  // Where (row, column) of a 16 x 16 A fragment stands, from the PTX manual's figure.
+  static int in_fragment(int row, int column) {
+    for (int lane = 0; lane < 32; ++lane) {
+      for (int j = 0; j < 8; ++j) {
+        const int r = lane / 4 + (j / 2 % 2 == 1 ? 8 : 0);
+        const int c = lane % 4 * 2 + j % 2 + (j >= 4 ? 8 : 0);
+        if (r == row && c == column) return lane * 8 + j;
+      }
+    }
+    return -1;
+  }
+  std::vector<std::uint16_t> fill(int last_row) {
+    const int dim = shape_.head_dim;
+    std::vector<std::uint16_t> pool(at(pages_max * shape_.kv_heads * 2 * 16 * dim));
+    for (auto& v : pool) v = float_to_f16(random_.normal(100));
+    for (std::size_t s = 0; s < sequences_.size(); ++s) {
+      const sequence& from = sequences_[s];
+      int end = from.rows.before + from.rows.rows;
+      if (tables_[at(last_row)] == static_cast<int>(s)) end = positions_[at(last_row)] + 1;
+      for (int t = 0; t < end; ++t) {
+        for (int h = 0; h < shape_.kv_heads; ++h) {
+          const int base = (from.pages[at(t / 16)] * shape_.kv_heads + h) * 2 * 16 * dim;
+          for (int d = 0; d < dim; ++d) {
+            const std::size_t source = at((t * shape_.kv_heads + h) * dim + d);
+            pool[at(base + d / 16 * 256 + in_fragment(t % 16, d % 16))] = from.k[source];
+            pool[at(base + 16 * dim + d / 16 * 256 + in_fragment(d % 16, t % 16))] = from.v[source];
+          }
+        }
+      }
+    }
+    return pool;
+  }
+  attention_shape shape_;
+  random_source random_;
+  std::vector<sequence> sequences_;
+  std::vector<std::uint16_t> q_;
+  std::vector<std::int32_t> positions_, tables_;
+};
+
+TEST_CASE("attention: the float64 softmax, with the same bits in any tile, as prefill or decode") {
+  for (const attention_shape& shape : attention_shapes) {
+    for (const auto& parts : batches) {
+      CAPTURE(shape.heads);
+      CAPTURE(shape.head_dim);
+      CAPTURE(parts[0].before);
+      for (int pass = 0; pass < test::device_passes(); ++pass) {
+        test::begin_pass(pass);
+        paged_case one(shape, parts);
+        const int tile_rows = gpu::attention_tile_rows(shape.heads, shape.kv_heads);
+        const auto whole = one.run(0, one.rows(), tile_rows);
+        const int each = shape.heads * shape.head_dim;
+        double off = 0, all = 0;
+        for (int r = 0; r < one.rows() && pass == 0; ++r) {
+          for (int i = 0; i < each; i += 5) {
+            const double e = one.expected(r, i / shape.head_dim, i % shape.head_dim);
+            const double d = static_cast<double>(whole[at(r * each + i)]) - e;
+            off += d * d;
+            all += e * e;
+          }
+        }
+        if (pass == 0) CHECK(std::sqrt(off / all) < 1e-3);
+        CHECK(one.run(0, one.rows(), 1) == whole);
+        for (int r = pass % 3; r<one.rows(); r += test::device_passes()> 1 ? 5 : 1) {
+          CAPTURE(r);
+          const auto alone = one.run(r, 1, 1);
+          CHECK(std::equal(alone.begin(), alone.end(), whole.begin() + r * each));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace foretoken
