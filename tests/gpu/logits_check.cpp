@@ -224,7 +224,7 @@ result<actors::prepared_device> prepare(const model::model_file& file,
   chosen.gpu.context_max = 8192;
   const char* form = std::getenv("FORETOKEN_CHECK_WEIGHTS");
   if (form != nullptr && std::string(form) == "file") chosen.gpu.weights = gpu::weight_mode::file;
-  return actors::prepare_device(file, chosen, std::make_shared<counters>(), {});
+  return actors::choose_device(file, chosen, std::make_shared<counters>(), {});
 }
 
 json check_file(const char* device,
