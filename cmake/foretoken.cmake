@@ -15,7 +15,9 @@ if(FORETOKEN_WERROR)
 endif()
 target_compile_options(foretoken_flags INTERFACE "$<BUILD_INTERFACE:${foretoken_own_flags}>")
 if(FORETOKEN_SANITIZE STREQUAL "address")
-  set(foretoken_sanitize_flags -fsanitize=address,undefined -fno-sanitize-recover=all)
+  # Our own code ends at its first fault; code that uses the installed library may choose.
+  set(foretoken_sanitize_flags -fsanitize=address,undefined
+    $<BUILD_INTERFACE:-fno-sanitize-recover=all>)
 elseif(FORETOKEN_SANITIZE STREQUAL "thread")
   set(foretoken_sanitize_flags -fsanitize=thread)
 elseif(FORETOKEN_SANITIZE)

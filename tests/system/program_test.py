@@ -9,7 +9,8 @@ import tempfile
 import threading
 import unittest
 
-from server import MODEL, PROGRAM, Lines, Server, main
+from server import MODEL, PROGRAM, TINY, Lines, Server, main
+from tiny_model import VOCABULARY
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -130,7 +131,7 @@ class SubcommandTest(unittest.TestCase):
         memory = told["memory"]
         self.assertEqual(memory["total_bytes"],
                          memory["weight_bytes"] + memory["kv_bytes"] + memory["workspace_bytes"])
-        self.assertEqual(told["vocabulary"], 49152)
+        self.assertEqual(told["vocabulary"], VOCABULARY if TINY else 49152)
         self.assertIn("total", run("inspect", MODEL).stdout)
 
     def test_complete_reads_stdin_and_prints_only_the_continuation(self):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts the real program with the real model on free loopback ports, and small clients for its doors."""
+"""Starts the real program on free loopback ports, and small clients for its doors. The model is the real
+one, or the one of tiny_model.py (FORETOKEN_TINY=1): then what is asserted cannot be about language."""
 
 import contextlib
 import http.client
@@ -19,6 +20,7 @@ import unittest
 PROGRAM = os.environ.get("FORETOKEN_PROGRAM", "build/release/bin/foretoken")
 MODEL = os.environ.get("FORETOKEN_MODEL") or os.path.expanduser(
     "~/.cache/foretoken/SmolLM2-135M-Instruct.Q4_1.gguf")
+TINY = os.environ.get("FORETOKEN_TINY") == "1"
 SKIPPED = 77
 READY = re.compile(r"^ready http=(\S+):(\d+) tcp=(\S+):(\d+)$")
 
