@@ -49,6 +49,18 @@ TEST_CASE("load: every spoiled file is refused with the line and by name") {
   }
 }
 
+TEST_CASE("load: any character may stand in quotes and comments") {
+  settings all;
+  const auto done = read_text(
+      "# \xC3\xA9 \"\n[model] # '\xC3\xA9\npath = \"a\\\"\xC3\xA9 # no comment\"\n[net]\n"
+      "allowed_hosts = ['\xC3\xA9\\', \"\"\"\\\n \xC3\xA9 \"x\" \"\"\", '''\xC3\xA9''']\n",
+      "t.toml", all);
+  if (!done) FAIL(done.error().message);
+  CHECK(all.engine.model == "a\"\xC3\xA9 # no comment");
+  CHECK(all.net.allowed_hosts ==
+        std::vector<std::string>{"\xC3\xA9\\", "\xC3\xA9 \"x\" ", "\xC3\xA9"});
+}
+
 TEST_CASE("load: no name is proposed when none is near") {
   settings all;
   const auto done = read_text("[cpu]\nzzzzzzzzzzzzzzz = 2\n", "t.toml", all);

@@ -135,7 +135,7 @@ TEST_CASE("fuzz: configuration") {
   fuzz({content(FORETOKEN_ROOT "/foretoken.toml"),
         "[cpu]\nthreads = 2\n[cache]\nkv_bytes = \"1 MiB\"\n"},
        {"=", "[", "]", "[[", "\"\"\"", "'''", "\n[cpu]\n", "nan", "1e400", "0x", "1979-05-27", "{",
-        "#", "\\u0000", "threads", "."},
+        "#", "\\u0000", "threads", ".", "\xC3\xA9", "\xE3\x81\x82", "\n"},
        4'000, [](const std::string& text) {
          config::settings all;
          return config::read_text(text, "t.toml", all).has_value();
