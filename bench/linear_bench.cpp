@@ -133,7 +133,7 @@ timing measure(const subject& what,
     for (const auto& matrix : what.copies) {
       const auto stride = static_cast<std::size_t>(matrix->tiles()) * cpu::tile_rows;
       threads.run(matrix->tiles(), [&](int tile, int) {
-        matrix->apply(tile, x, 0, rows, y.data() + tile * cpu::tile_rows, stride);
+        matrix->apply(tile, x, 0, rows, y.data() + std::ptrdiff_t{tile} * cpu::tile_rows, stride);
       });
     }
     if (round > 0) times.push_back(seconds_since(start));

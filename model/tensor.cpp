@@ -114,7 +114,7 @@ void q3_k_block(const std::byte* in, float* out) noexcept {
   const float scale = half_at(in + 108);
   for (int group = 0; group < 16; ++group) {
     const float step = scale * static_cast<float>(q3_k_scale(in + 96, group));
-    const std::ptrdiff_t half = group / 8, offset = 16 * (group % 2);
+    const std::ptrdiff_t half = group / 8, odd = group % 2, offset = 16 * odd;
     const int shift = 2 * ((group % 8) / 2);
     for (int l = 0; l < 16; ++l) {
       const int low = (byte_at(quants + 32 * half + offset, l) >> shift) & 3;
