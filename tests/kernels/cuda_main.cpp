@@ -9,7 +9,7 @@
 
 int main(int count, char** arguments) {
   if (!foretoken::test::device_present()) {
-    std::puts("no CUDA device: skipped");
+    std::puts("skipped: needs a GPU");
     return 77;
   }
   std::printf("on %s\n", foretoken::test::device_name());
