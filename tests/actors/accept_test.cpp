@@ -53,7 +53,8 @@ TEST_CASE("accept: a thousand tiny messages are rendered by the tokenizer actor,
   // Longer than the context: rendered on this thread, the refusal would be submit's own.
   REQUIRE((*running)->submit(talk(1000), sink));
   REQUIRE(sink->wait(1));
-  const auto* failed = std::get_if<error_event>(&sink->events().back().what);
+  const auto last = sink->events().back();
+  const auto* failed = std::get_if<error_event>(&last.what);
   REQUIRE(failed != nullptr);
   CHECK(failed->failure.field == "messages");
 }
