@@ -31,6 +31,7 @@ struct memory_state {
 };
 result<memory_state> device_memory();
 int multiprocessors(int ordinal);
+int shared_bytes_max(int ordinal);  // of one block, on request
 
 enum class place { device, pinned };
 

@@ -97,13 +97,21 @@ result<memory_state> device_memory() {
   return memory_state{free_bytes, total_bytes};
 }
 
+namespace {
+
+int attribute(cudaDeviceAttr which, int ordinal, int otherwise) {
+  int found = 0;
+  const bool known = !lost() && cudaDeviceGetAttribute(&found, which, ordinal) == cudaSuccess;
+  return known ? found : otherwise;
+}
+
+}  // namespace
+
 int multiprocessors(int ordinal) {
-  int count = 0;
-  if (lost() ||
-      cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, ordinal) != cudaSuccess) {
-    return 1;
-  }
-  return count;
+  return attribute(cudaDevAttrMultiProcessorCount, ordinal, 1);
+}
+int shared_bytes_max(int ordinal) {
+  return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal, 48 << 10);
 }
 
 result<buffer> buffer::take(place where, std::size_t bytes) {

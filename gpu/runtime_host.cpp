@@ -48,6 +48,9 @@ result<memory_state> device_memory() {
 int multiprocessors(int) {
   return 4;
 }
+int shared_bytes_max(int) {
+  return 227 << 10;
+}
 
 result<buffer> buffer::take(place where, std::size_t bytes) {
   if (lost()) return gone();

@@ -29,7 +29,10 @@ status step::take() {
   auto queue = runtime::stream::make();
   if (!queue) return std::move(queue).error();
   stream_ = *std::move(queue);
-  on_ = {stream_.handle(), runtime::multiprocessors(weights_->ordinal), false};
+  on_ = {.stream = stream_.handle(),
+         .multiprocessors = runtime::multiprocessors(weights_->ordinal),
+         .shared_bytes_max = runtime::shared_bytes_max(weights_->ordinal),
+         .dependent = false};
 
   const workspace_layout layout = lay_out(padded, sizes_);
   const std::uint64_t pool_bytes =

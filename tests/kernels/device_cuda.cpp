@@ -68,7 +68,10 @@ void device_read(void* to, const void* from, std::size_t bytes) {
   must(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost));
 }
 gpu::launch_context device_context() {
-  return {stream(), device_multiprocessors(), true};
+  return {.stream = stream(),
+          .multiprocessors = device_multiprocessors(),
+          .shared_bytes_max = static_cast<int>(properties().sharedMemPerBlockOptin),
+          .dependent = true};
 }
 
 }  // namespace foretoken::test

@@ -39,7 +39,7 @@ void device_read(void* to, const void* from, std::size_t bytes) {
   if (bytes > 0) std::memcpy(to, from, bytes);
 }
 gpu::launch_context device_context() {
-  return {nullptr, device_multiprocessors(), false};
+  return {.multiprocessors = device_multiprocessors(), .dependent = false};
 }
 
 }  // namespace foretoken::test
