@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// One block of the cluster: its shared memory, its tables, its weights.
+
+#include "gpu/cluster_product.cuh"
+#include "gpu/cluster_step.hpp"
+#include "gpu/numerics.cuh"
+
+namespace foretoken::gpu::cluster {
+
+constexpr int threads = warps * 32;
+constexpr int other_warps = warps - tile_warps;  // have no part in the FFN: row scales, prefetches
+constexpr int tile_threads = tile_warps * 32;
+constexpr int span_positions = 256;
+constexpr int span_pages = span_positions / 16;
+constexpr int spans_most = 32;  // a block attends to in one layer
+constexpr int shared_most = 227 * 1024;
+
+// Named barriers of a block. Quads are the four warps of a 64-position chunk.
+enum meeting : int { meet_qkv = 1, meet_scale, meet_tiles, meet_quads, meet_block = 8 };
+
+// Exchanges between blocks, in the order of a layer: each has a barrier that counts bytes.
+enum exchange : int { to_attention, to_merge, to_output, to_ffn, to_down, to_next, exchanges };
+
+// A span that a block attends to: positions first .. first + 255 of a pair, up to `position`.
+struct alignas(16) work_item {
+  int pair, position, first;
+  int slot;  // where the result goes in the block that merges the pair
+};
+
+struct tables {
+  int position[rows_most];
+  int token[rows_most];
+  int table[rows_most];
+  int newest_page[rows_most];         // where the row's new key and value go
+  int first_span[rows_most * 4 + 1];  // of a pair (row, KV head); the spans of all pairs in one row
+  std::uint32_t readers[rows_most * 4];  // blocks that attend to something of the pair
+  int first_slot[rows_most * 4];         // in the block that merges the pair: pair % blocks
+  work_item item[spans_most];            // this block's spans
+  int spans;
+  std::uint32_t bytes[exchanges];
+  std::uint32_t clamped;
+};
+
+// Shared memory, byte offsets. The overlay holds q, new keys and values and spans on their way
+// while attention runs, the hidden values of the FFN afterwards.
+template <class S>
+struct memory {
+  static constexpr int columns = S::columns;
+  static constexpr int input = S::slots_end;                                     // B fragments
+  static constexpr int output = input + S::steps_width * parts * 256 * columns;  // B fragments
+  static constexpr int units = output + S::steps_out * parts * 256 * columns;    // f32 sums
+  static constexpr int unit_floats = 128 * columns;
+  static constexpr int score_lanes = (S::group + 1) / 2 * 8;       // lanes with columns in use
+  static constexpr int weights = units + warps * unit_floats * 4;  // p of attention, f32
+  static constexpr int weights16 = weights + span_pages * score_lanes * 16;  // f16, B fragments
+  static constexpr int peaks = weights16 + span_pages * S::group * 32;  // [16 pages][8 columns]
+  static constexpr int chunk_ml = peaks + span_pages * 32;   // [2][4 chunks][8 columns]{m, l}
+  static constexpr int angles = chunk_ml + 8 * 64;           // [row][64]
+  static constexpr int x = angles + S::rows * head_dim * 4;  // [tile][row][16 places]
+  static constexpr int x_floats = S::o_tiles * S::rows * 16;
+  static constexpr int squares = x + x_floats * 4;  // [2][row][tile]
+  static constexpr int squares_floats = S::rows * S::tiles_width;
+  static constexpr int scale = squares + 2 * squares_floats * 4;  // [2][row]
+  static constexpr int pages = scale + 2 * S::rows * 4;           // [spans_most][16] page and head
+  static constexpr int table = (pages + spans_most * span_pages * 4 + 15) / 16 * 16;
+  static constexpr int barriers = (table + int(sizeof(tables)) + 7) / 8 * 8;
+  static constexpr int overlay =
+      (barriers + (warps * barriers_a_warp + exchanges) * 8 + 127) / 128 * 128;
+
+  static constexpr int query_bytes =
+      steps_head * S::group * 32;                        // of a pair: [step][column][q] 8 B
+  static constexpr int newest_bytes = 2 * head_dim * 2;  // of a pair: key, then value
+  static constexpr int query = overlay;
+  static constexpr int newest = query + S::pairs * query_bytes;
+  static constexpr int spans = newest + S::pairs * newest_bytes;
+  static constexpr int span_sent =
+      S::group * (head_dim + 2) * 4;  // [column][64 places], [column]{m, l}
+  static constexpr int span_bytes = (span_sent + 15) / 16 * 16;
+  static constexpr int hidden = overlay;
+  static constexpr int hidden_bytes = S::steps_ffn * parts * 256 * columns;
+  static constexpr int span_slots = (shared_most - spans) / span_bytes;
+  static constexpr int end = shared_most;
+  static_assert(hidden + hidden_bytes <= end && span_slots >= 2 * S::pairs / blocks);
+  static_assert(S::pairs <= rows_most * 4 && 8 * S::group * head_dim <= warps * unit_floats);
+};
+
+template <class S>
+struct block {
+  using at = memory<S>;
+  const step_arguments& job;
+  const lane_rows& rows_of;
+  int rank, lane, warp, thread;
+  int rows;
+  std::uint32_t peer[4];  // shared memory of blocks 4 (lane % 4) ..
+  bool over = false;      // a value did not fit f16
+
+  FORETOKEN_DEVICE void forget() {
+    rank = afresh(rank);
+    lane = afresh(lane);
+    warp = afresh(warp);
+    thread = afresh(thread);
+  }
+  FORETOKEN_DEVICE char* base() const { return reinterpret_cast<char*>(shared_memory()); }
+  FORETOKEN_DEVICE float* floats(int offset) const {
+    return reinterpret_cast<float*>(base() + offset);
+  }
+  FORETOKEN_DEVICE tables& table() const { return *reinterpret_cast<tables*>(base() + at::table); }
+  FORETOKEN_DEVICE barrier* weight_barrier(int w, int which) const {
+    return reinterpret_cast<barrier*>(base() + at::barriers) + w * barriers_a_warp + which;
+  }
+  FORETOKEN_DEVICE barrier* arrival(exchange which) const {
+    return reinterpret_cast<barrier*>(base() + at::barriers) + warps * barriers_a_warp + which;
+  }
+  FORETOKEN_DEVICE std::uint32_t local(int offset) const { return shared_address(base() + offset); }
+
+  // Tiles of this block in a matrix of `tiles`.
+  FORETOKEN_DEVICE int own(int tiles) const { return (tiles - rank + blocks - 1) / blocks; }
+
+  FORETOKEN_DEVICE std::uint32_t stored(float low, float high, bool counts) {
+    over |= counts & (!(fabsf(low) <= half_largest) | !(fabsf(high) <= half_largest));
+    return half_pair(saturated(low), saturated(high));
+  }
+  // To block 4 (lane % 4) + i, at the same offset as here, counted by `to`.
+  FORETOKEN_DEVICE void send(int i, int offset, const u32x4& v, exchange to) const {
+    store_counted(peer[i] + offset, v, peer[i] + barrier_at(to));
+  }
+  FORETOKEN_DEVICE void send(int i, int offset, std::uint32_t v, exchange to) const {
+    store_counted(peer[i] + offset, v, peer[i] + barrier_at(to));
+  }
+  FORETOKEN_DEVICE static constexpr int barrier_at(exchange which) {
+    return at::barriers + (warps * barriers_a_warp + which) * 8;
+  }
+};
+
+// ---- weights: every warp loads its own records, a layer ahead
+// --------------------------------------
+
+// Which of its slots a warp uses in a layer; the others serve the head alone.
+struct duties {
+  bool q, o, g, d;
+};
+template <class S>
+FORETOKEN_DEVICE duties duties_of(const block<S>& b) {
+  const bool tile_warp = b.warp < tile_warps;
+  const bool out = tile_warp && b.warp / parts < b.own(S::tiles_width);
+  return {b.warp / parts < b.own(S::tiles_qkv), out, tile_warp && b.warp < b.own(S::tiles_gate),
+          out};
+}
+
+enum class matrix : std::uint8_t { q, o, g, d };
+
+template <class S>
+FORETOKEN_DEVICE char* slot_of(const block<S>& b, matrix m, int segment = 0) {
+  switch (m) {
+    case matrix::q: return b.base() + S::slot_q + b.warp * S::record_in;
+    case matrix::o: return b.base() + S::slot_o + b.warp * S::record_out;
+    case matrix::g: return b.base() + S::slot_g + (b.warp * parts + segment) * S::record_in;
+    default: return b.base() + S::slot_d + b.warp * S::record_ffn;
+  }
+}
+
+// One lane: starts the copy of a record of `layer` into its slot.
+template <class S>
+FORETOKEN_DEVICE void load_record(const block<S>& b, matrix m, int layer) {
+  const std::byte* from =
+      b.job.model.layers +
+      (static_cast<std::size_t>(b.rank) * static_cast<std::size_t>(b.job.model.layer_count) +
+       static_cast<std::size_t>(layer)) *
+          S::layer_bytes;
+  switch (m) {
+    case matrix::q:
+      return bulk_load(slot_of(b, m), from + S::at_q + b.warp * S::record_in, S::record_in,
+                       b.weight_barrier(b.warp, 0));
+    case matrix::o:
+      return bulk_load(slot_of(b, m), from + S::at_o + b.warp * S::record_out, S::record_out,
+                       b.weight_barrier(b.warp, 1));
+    case matrix::g:
+      return bulk_load(slot_of(b, m), from + S::at_g + b.warp * parts * S::record_in,
+                       parts * S::record_in, b.weight_barrier(b.warp, 2));
+    default:
+      return bulk_load(slot_of(b, m), from + S::at_d + b.warp * S::record_ffn, S::record_ffn,
+                       b.weight_barrier(b.warp, 6));
+  }
+}
+
+// The head: a warp's tiles go round two places, the slot of G (even rounds) and those of Q, O and
+// D.
+template <class S>
+FORETOKEN_DEVICE int head_rounds(const block<S>& b) {
+  const int tiles = min(S::h_tiles, S::tiles_head - b.rank * S::h_tiles);  // of this block
+  return b.warp < tile_warps && b.warp < tiles ? (tiles - b.warp + tile_warps - 1) / tile_warps : 0;
+}
+template <class S>
+FORETOKEN_DEVICE char* head_segment(const block<S>& b, int round, int segment) {
+  if (round % 2 == 0) return slot_of(b, matrix::g, segment);
+  if (segment == 0) return slot_of(b, matrix::q);
+  if (segment == 1) return slot_of(b, matrix::o);
+  return slot_of(b, matrix::d) + (segment - 2) * S::record_in;
+}
+template <class S>
+FORETOKEN_DEVICE void load_head_tile(const block<S>& b, int round) {
+  if (round >= head_rounds(b)) return;
+  const std::byte* from = b.job.model.head + wide(b.rank) * S::head_bytes +
+                          wide((round * tile_warps + b.warp) * parts) * S::record_in;
+  if (round % 2 == 0) {
+    bulk_load(slot_of(b, matrix::g), from, parts * S::record_in, b.weight_barrier(b.warp, 2));
+    return;
+  }
+  barrier* const arrival = b.weight_barrier(b.warp, 7);
+  barrier_expect(arrival, parts * S::record_in);
+  bulk_copy(slot_of(b, matrix::q), from, S::record_in, arrival);
+  bulk_copy(slot_of(b, matrix::o), from + S::record_in, S::record_in, arrival);
+  bulk_copy(slot_of(b, matrix::d), from + 2 * S::record_in, 2 * S::record_in, arrival);
+}
+
+// When the products of a matrix in `layer` are done and sent: its slot is free for the next layer,
+// or for the head. Whole warps, in the time they would wait.
+template <class S>
+FORETOKEN_DEVICE void refill(const block<S>& b, matrix m, int layer, bool used) {
+  if (b.lane == 0) {
+    if (layer + 1 < b.job.model.layer_count) {
+      if (used) load_record(b, m, layer + 1);
+    } else {
+      if (m == matrix::g) load_head_tile(b, 0);
+      if (m == matrix::d) load_head_tile(b, 1);
+    }
+  }
+  __syncwarp();
+}
+
+}  // namespace foretoken::gpu::cluster

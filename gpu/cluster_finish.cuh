@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// What follows a product, and the sends to the blocks that need it. A finisher is a thread with two
+// places of one row of a tile: 4 of the 16 bytes of f16 that half a tile is in a B fragment. Four
+// threads share their words; each sends the 16 bytes to four blocks.
+
+#include "gpu/cluster_block.cuh"
+
+namespace foretoken::gpu::cluster {
+
+template <class S, int Tiles>
+struct finisher {
+  int word, half, tile, row;  // tile: of the block's tiles
+  bool valid;
+  FORETOKEN_DEVICE finisher(const block<S>& b, int own) {
+    word = b.thread & 3;
+    half = b.thread >> 2 & 1;
+    tile = (b.thread >> 3) % Tiles;
+    row = (b.thread >> 3) / Tiles;
+    valid = row < b.rows && tile < own;
+    if (!valid) tile = row = 0;
+  }
+  FORETOKEN_DEVICE int place() const { return half * 8 + word * 2; }
+  // The first of two neighbouring features of the tile.
+  FORETOKEN_DEVICE int feature() const { return 4 * half + word / 2 * 2 + word % 2 * 8; }
+};
+
+// The words of four neighbouring lanes, in all of them.
+FORETOKEN_DEVICE u32x4 gather(std::uint32_t word, int lane) {
+  const int first = lane & ~3;
+  return {shuffle(word, first), shuffle(word, first + 1), shuffle(word, first + 2),
+          shuffle(word, first + 3)};
+}
+
+// Sum of squares of the tile, in the order of numerics.cuh, by its eight finishers.
+FORETOKEN_DEVICE float tile_squares_of(const f32x2& x) {
+  f32x2 s{x.x * x.x, x.y * x.y};
+  s.x += shuffle_xor(s.x, 1);
+  s.y += shuffle_xor(s.y, 1);
+  float sum = s.x + s.y;
+  sum += shuffle_xor(sum, 2);
+  return sum + shuffle_xor(sum, 4);
+}
+
+// Where row `row` of a k16 step stands in B fragments.
+template <class S>
+FORETOKEN_DEVICE int fragment_at(int step, int row) {
+  return (step * S::columns + row / 8) * 256 + row % 8 * 32;
+}
+
+// The residual stream of this finisher's features becomes `x`; its f16 input of the next norm's
+// product and the sum of squares go to every block. Whole warps.
+template <class S>
+FORETOKEN_DEVICE void send_residual(block<S>& b,
+                                    const finisher<S, S::o_tiles>& f,
+                                    const f32x2& x,
+                                    const f32x2& gain,
+                                    int which,
+                                    exchange to) {
+  using at = memory<S>;
+  const float squares = tile_squares_of(x);
+  const u32x4 packed = gather(b.stored(x.x * gain.x, x.y * gain.y, f.valid), b.lane);
+  if (!f.valid) return;
+  const int tile = b.rank + blocks * f.tile;
+  *reinterpret_cast<f32x2*>(b.floats(at::x) + (f.tile * S::rows + f.row) * 16 + f.place()) = x;
+  const int target = at::input + fragment_at<S>(tile, f.row) + f.half * 16;
+  const int sum = at::squares + (which * at::squares_floats + f.row * S::tiles_width + tile) * 4;
+  FORETOKEN_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    b.send(i, target, packed, to);
+    if (f.half == 0) b.send(i, sum, float_bits(squares), to);
+  }
+}
+template <class S>
+constexpr std::uint32_t residual_bytes(int rows) {
+  return static_cast<std::uint32_t>(rows * (S::width * 2 + S::tiles_width * 4));
+}
+
+// The gains this thread will need, loaded before a wait.
+template <class S>
+FORETOKEN_DEVICE f32x2 gains_for(const block<S>& b, int norm) {
+  const finisher<S, S::o_tiles> f(b, b.own(S::tiles_width));
+  return *reinterpret_cast<const f32x2*>(b.job.model.gains + wide(norm) * S::width +
+                                         (b.rank + blocks * f.tile) * 16 + f.feature());
+}
+
+// x = embedding[token] * scale, and on to the first layer.
+template <class S>
+FORETOKEN_DEVICE void send_embedding(block<S>& b) {
+  const finisher<S, S::o_tiles> f(b, b.own(S::tiles_width));
+  const std::uint32_t pair = *reinterpret_cast<const std::uint32_t*>(
+      b.job.model.embedding + wide(b.table().token[f.row]) * S::width +
+      (b.rank + blocks * f.tile) * 16 + f.feature());
+  const float scale = b.job.model.embedding_scale;
+  const f32x2 x{float_of(static_cast<std::uint16_t>(pair)) * scale,
+                float_of(static_cast<std::uint16_t>(pair >> 16)) * scale};
+  send_residual(b, f, x, gains_for(b, 0), 0, to_next);
+}
+
+// x += W a. `which`: the table of sums of squares that is written.
+template <class S>
+FORETOKEN_DEVICE void finish_residual(block<S>& b, const f32x2& gain, int which, exchange to) {
+  using at = memory<S>;
+  const finisher<S, S::o_tiles> f(b, b.own(S::tiles_width));
+  const f32x2 y = finished<S::columns>(b.floats(at::units) + f.tile * parts * at::unit_floats,
+                                       f.row, f.place());
+  const f32x2 x = *reinterpret_cast<const f32x2*>(b.floats(at::x) +
+                                                  (f.tile * S::rows + f.row) * 16 + f.place());
+  send_residual(b, f, f32x2{x.x + y.x, x.y + y.y}, gain, which, to);
+}
+
+// ---- q, k, v
+// ---------------------------------------------------------------------------------------
+
+// The finisher's two values after rotation. Words 2n and 2n + 1 hold the first and second values of
+// two pairs; what comes back are two neighbouring dims: both firsts, both seconds, or one whole
+// pair.
+template <class S>
+FORETOKEN_DEVICE f32x2 rotated(const block<S>& b, const f32x2& mine, int word, int pair, int row) {
+  const f32x2 other{shuffle_xor(mine.x, 1), shuffle_xor(mine.y, 1)};
+  const bool second = word % 2 == 1;
+  const f32x2 first = second ? other : mine, last = second ? mine : other;
+  const float* const angle = b.floats(memory<S>::angles) + row * head_dim;
+  const bool neighbours = b.job.model.rope_neighbours;
+  const int next = pair + (neighbours ? 4 : 1);
+  const rotated_pair one = rotate(first.x, last.x, angle[pair], angle[head_dim / 2 + pair]);
+  const rotated_pair two = rotate(first.y, last.y, angle[next], angle[head_dim / 2 + next]);
+  if (neighbours) return second ? f32x2{two.a, two.b} : f32x2{one.a, one.b};
+  return second ? f32x2{one.b, two.b} : f32x2{one.a, two.a};
+}
+
+// Where 8 bytes (two words 8 dims, or in a value 2 dims, apart) of q, k or v stand in a reader's
+// memory.
+template <class S>
+FORETOKEN_DEVICE int qkv_place(const qkv_row& what, int pair, int dim) {
+  using at = memory<S>;
+  if (what.part == 0) {
+    return at::query + pair * at::query_bytes + what.head % S::group * 32 +
+           dim / 16 * (S::group * 32) + dim % 8 / 2 * 8;
+  }
+  const int from = at::newest + pair * at::newest_bytes;
+  if (what.part == 1) return from + dim / 16 * 32 + dim % 8 / 2 * 8;
+  return from + head_dim * 2 + dim * 2;
+}
+
+// What a finisher of q, k, v does in every layer, worked out once.
+struct qkv_plan {
+  int row;                // -1: nothing
+  int units;              // of the sums, in floats
+  int angle;              // pair of its two values
+  int target;             // of its 8 bytes, in a reader's memory
+  std::uint32_t readers;  // the blocks it sends to
+  std::uint32_t append;   // place of its word in a layer's pages, in f16
+  int part;               // 0 q, 1 k, 2 v
+  bool close;             // the other word of the 8 bytes is one finisher away, else two
+  bool later;             // its own word is the second
+};
+
+template <class S>
+FORETOKEN_DEVICE qkv_plan plan_qkv(const block<S>& b) {
+  using at = memory<S>;
+  const finisher<S, S::q_tiles> f(b, b.own(S::tiles_qkv));
+  const tables& t = b.table();
+  const bool neighbours = b.job.model.rope_neighbours;
+  const int tile = b.rank + blocks * f.tile, quarter = tile % 4;
+  const qkv_row what = qkv_row_of(tile, 4 * f.half, S::heads, S::kv_heads, neighbours);
+  qkv_plan p;
+  p.part = what.part;
+  p.row = f.valid ? f.row : -1;
+  p.units = f.tile * parts * at::unit_floats + f.row * 16 + f.place();
+  const int number = f.word / 2;  // of two couples of pairs
+  p.angle = what.part == 2 ? 0
+            : neighbours   ? 8 * quarter + 2 * f.half + number
+                           : 16 * (quarter / 2) + 2 * (2 * (quarter % 2) + f.half) + 8 * number;
+  // Words in order of dims: two firsts (word 0, 2), two seconds (1, 3); neighbours: (0, 1), (2, 3).
+  p.close = what.part != 2 && neighbours;
+  p.later = p.close ? f.word % 2 == 1 : f.word / 2 == 1;
+  const bool upper = p.close ? f.word / 2 == 1 : f.word % 2 == 1;
+  const int first = what.dim + (!upper ? 0 : p.close ? 2 : what.part != 2 ? 32 : 8);
+  const int kv_head = what.part == 0 ? what.head / S::group : what.head;
+  const int owner = f.row * S::kv_heads + kv_head;
+  p.target = qkv_place<S>(what, owner, first);
+  p.readers = t.readers[owner] & (p.later ? 0xFF00u : 0x00FFu);
+  const int token = t.position[f.row] % page_positions;
+  const int dim = first + (!p.later ? 0 : what.part == 1 ? 8 : 2);
+  p.append = static_cast<std::uint32_t>(
+      (t.newest_page[f.row] * S::kv_heads + what.head) * (2 * page_positions * head_dim) +
+      (what.part == 1 ? key_offset(token, dim)
+                      : page_positions * head_dim + value_offset(token, dim)));
+  return p;
+}
+
+// Scales by 1/rms, rotates, rounds, sends to the blocks that attend to the row's pages, appends to
+// `kv`, this layer's pages. Whole warps.
+template <class S>
+FORETOKEN_DEVICE void finish_qkv(block<S>& b, const qkv_plan& p, std::uint16_t* kv) {
+  using at = memory<S>;
+  const bool valid = p.row >= 0;
+  const int row = valid ? p.row : 0;
+  const float* const units = b.floats(at::units) + p.units;
+  f32x2 y = finished<S::columns>(units, 0, 0);
+  const float scale = b.floats(at::scale)[row];
+  y.x *= scale;
+  y.y *= scale;
+  const f32x2 turned = rotated(b, y, b.thread & 3, p.angle, row);
+  if (p.part != 2) y = turned;
+  if (p.part == 0) {
+    y.x *= b.job.model.query_scale;
+    y.y *= b.job.model.query_scale;
+  }
+  const std::uint32_t mine = b.stored(y.x, y.y, valid);
+  const std::uint32_t one = shuffle_xor(mine, 1), two = shuffle_xor(mine, 2);
+  const std::uint32_t other = p.close ? one : two;
+  if (!valid) return;
+  const u32x2 piece = p.later ? u32x2{other, mine} : u32x2{mine, other};
+  const std::uint32_t arrival = shared_address(b.arrival(to_attention));
+  for (std::uint32_t readers = p.readers; readers != 0; readers &= readers - 1) {
+    send_8(b.local(p.target), piece, arrival, __ffs(static_cast<int>(readers)) - 1);
+  }
+  if (p.part == 1) *reinterpret_cast<std::uint32_t*>(kv + p.append) = mine;
+  if (p.part == 2) {  // dims d and d + 1 of one position
+    kv[p.append] = static_cast<std::uint16_t>(mine);
+    kv[p.append + 32] = static_cast<std::uint16_t>(mine >> 16);
+  }
+}
+
+// ---- the FFN's hidden values
+// -----------------------------------------------------------------------
+
+// total: gate rows in [0..1], up rows in [2..3]. One warp, one tile: 8 hidden features of every
+// row.
+template <class S>
+FORETOKEN_DEVICE void finish_hidden(block<S>& b, const float (&total)[S::columns][4]) {
+  using at = memory<S>;
+  const int tile = b.rank + blocks * b.warp;
+  const int q = b.lane % 4, g = b.lane / 4;
+  const float* const scale = b.floats(at::scale) + S::rows;
+  FORETOKEN_UNROLL
+  for (int c = 0; c < S::columns; ++c) {
+    float h[2];
+    FORETOKEN_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      const float r = scale[8 * c + 2 * q + i];
+      h[i] = silu(total[c][i] * r) * (total[c][2 + i] * r);
+      if (8 * c + 2 * q + i >= b.rows) h[i] = 0;
+    }
+    // lane 4g + q: features 2q, 2q + 1 of row g; then all eight features of row g in four lanes
+    const u32x4 packed = gather(transpose_8x8(b.stored(h[0], h[1], true)), b.lane);
+    if (8 * c + g >= b.rows) continue;
+    const int target = at::hidden + fragment_at<S>(tile / 2, 8 * c + g) + tile % 2 * 16;
+    FORETOKEN_UNROLL
+    for (int i = 0; i < 4; ++i) b.send(i, target, packed, to_down);
+  }
+}
+
+}  // namespace foretoken::gpu::cluster

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The head: logits = W x / rms, the best of each row, the record on the host's ring.
+// A warp has whole tiles of 16 token ids; 12 warps a block, h_tiles tiles a block in order of ids.
+// Ties go to the lower id at every level, so the order of the search does not matter.
+
+#include "gpu/cluster_block.cuh"
+
+namespace foretoken::gpu::cluster {
+
+// Logit and id as one number that orders by logit, then by lower id. NaN never wins over a number.
+FORETOKEN_DEVICE std::uint64_t candidate(float logit, int id) {
+  const std::uint32_t bits = float_bits(logit);
+  const std::uint32_t ordered = bits >> 31 != 0 ? ~bits : bits | 0x80000000u;
+  return logit == logit
+             ? static_cast<std::uint64_t>(ordered) << 32 | ~static_cast<std::uint32_t>(id)
+             : 0;
+}
+FORETOKEN_DEVICE int candidate_id(std::uint64_t c) {
+  return static_cast<int>(~static_cast<std::uint32_t>(c));
+}
+FORETOKEN_DEVICE float candidate_logit(std::uint64_t c) {
+  const std::uint32_t ordered = static_cast<std::uint32_t>(c >> 32);
+  return bits_float(ordered >> 31 != 0 ? ordered & 0x7FFFFFFFu : ~ordered);
+}
+FORETOKEN_DEVICE std::uint64_t better(std::uint64_t a, std::uint64_t b) {
+  return a > b ? a : b;
+}
+
+template <class S>
+struct best_of_rows {
+  float logit[S::columns][2];  // of this lane's ids, rows 2q and 2q + 1 of each eight
+  int id[S::columns][2];
+};
+
+template <class S>
+FORETOKEN_DEVICE void take_tile(const block<S>& b,
+                                best_of_rows<S>& best,
+                                int first_id,
+                                const float (&total)[S::columns][4]) {
+  const float* const scale = b.floats(memory<S>::scale);
+  const int q = b.lane % 4;
+  FORETOKEN_UNROLL
+  for (int c = 0; c < S::columns; ++c) {
+    FORETOKEN_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const int row = 8 * c + 2 * q + i % 2;
+      const int id = first_id + b.lane / 4 + 8 * (i / 2);
+      const float logit = total[c][i] * scale[row];
+      if (row >= b.rows || id >= S::vocabulary) continue;
+      if (b.rows_of.logits != nullptr) {
+        b.rows_of.logits[static_cast<std::size_t>(row) * S::vocabulary + id] = logit;
+      }
+      if (logit > best.logit[c][i % 2]) {
+        best.logit[c][i % 2] = logit;
+        best.id[c][i % 2] = id;
+      }
+    }
+  }
+}
+
+// All tiles of this warp. `layers`: how often the slot of G was filled before.
+template <class S>
+FORETOKEN_DEVICE void head_tiles(const block<S>& b, best_of_rows<S>& best, int layers) {
+  const int rounds = head_rounds(b);
+  FORETOKEN_UNROLL_BY(1)
+  for (int round = 0; round < rounds; ++round) {
+    const bool even = round % 2 == 0;
+    barrier_wait(b.weight_barrier(b.warp, even ? 2 : 7), (round / 2 + (even ? layers : 0)) & 1);
+    float total[S::columns][4] = {};
+    tile_sums<S::steps_width, S::columns>(total, b.base() + memory<S>::input, [&](int s) {
+      return static_cast<const char*>(head_segment(b, round, s));
+    });
+    __syncwarp();
+    if (b.lane == 0) load_head_tile(b, round + 2);
+    __syncwarp();
+    take_tile(b, best, (b.rank * S::h_tiles + round * tile_warps + b.warp) * 16, total);
+  }
+}
+
+// The best of every row of this block, into block 0's memory: [row][block].
+template <class S>
+FORETOKEN_DEVICE void send_best(const block<S>& b, const best_of_rows<S>& best) {
+  using at = memory<S>;
+  auto* const of_warps = reinterpret_cast<std::uint64_t*>(b.base() + at::units);  // [row][16]
+  if (b.warp < tile_warps) {
+    FORETOKEN_UNROLL
+    for (int c = 0; c < S::columns; ++c) {
+      FORETOKEN_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        std::uint64_t one = best.id[c][i] < 0 ? 0 : candidate(best.logit[c][i], best.id[c][i]);
+        FORETOKEN_UNROLL
+        for (int mask = 16; mask >= 4; mask /= 2) {
+          one = better(one, __shfl_xor_sync(0xFFFFFFFFu, one, mask));
+        }
+        if (b.lane < 4) of_warps[(8 * c + 2 * b.lane + i) * 16 + b.warp] = one;
+      }
+    }
+  }
+  meet(meet_block, threads);
+  if (b.thread >= b.rows) return;
+  std::uint64_t one = 0;
+  for (int w = 0; w < tile_warps; ++w) one = better(one, of_warps[b.thread * 16 + w]);
+  const std::uint32_t to = b.local(at::weights + (b.thread * blocks + b.rank) * 8);
+  store_remote(to, static_cast<std::uint32_t>(one), 0);
+  store_remote(to + 4, static_cast<std::uint32_t>(one >> 32), 0);
+}
+
+// Block 0, after the cluster met: one thread a row.
+template <class S>
+FORETOKEN_DEVICE void publish(const block<S>& b) {
+  if (b.rank != 0 || b.thread >= b.rows) return;
+  const auto* const of_blocks =
+      reinterpret_cast<const std::uint64_t*>(b.base() + memory<S>::weights) + b.thread * blocks;
+  std::uint64_t one = 0;
+  for (int r = 0; r < blocks; ++r) one = better(one, of_blocks[r]);
+  const int token = one == 0 ? -1 : candidate_id(one);
+  if (b.rows_of.sampled != nullptr) b.rows_of.sampled[b.thread] = token;
+  ring_record* const record = b.rows_of.ring + b.thread;
+  if (b.rows_of.ring == nullptr) return;
+  record->token = token;
+  record->logit = candidate_logit(one);
+  record->clamped = b.table().clamped;
+  asm volatile("st.release.sys.global.u32 [%0],%1;" ::"l"(&record->step), "r"(b.rows_of.step)
+               : "memory");
+}
+
+}  // namespace foretoken::gpu::cluster

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// One unit of a product: a tile of 16 weight rows times one segment of K for the rows of a lane.
+//   sum[n][row] += f16(d q + m)[n][k] x[row][k], m16n8k16, weights from a record in shared memory
+//   (cluster_layout.hpp), x as B fragments [k16 step][column of 8 rows][lane] {b0, b1}.
+// A step of a tile is 256 weights: 13 instructions a lane to make them f16, 1.5 loads, one product
+// for each 8 rows. Issue-bound: about 16 issue slots a step and scheduler where the tensor core
+// needs 6.
+
+#include "gpu/cluster_layout.hpp"
+#include "gpu/cluster_sync.cuh"
+
+namespace foretoken::gpu::cluster {
+
+FORETOKEN_DEVICE __half2 as_half2(std::uint32_t v) {
+  return *reinterpret_cast<__half2*>(&v);
+}
+FORETOKEN_DEVICE std::uint32_t as_bits(__half2 v) {
+  return *reinterpret_cast<std::uint32_t*>(&v);
+}
+
+// (codes & Mask) | 0x64006400 in one instruction; from plain operators two come out.
+template <std::uint32_t Mask>
+FORETOKEN_DEVICE std::uint32_t with_exponent(std::uint32_t codes) {
+  std::uint32_t out;
+  asm("lop3.b32 %0,%1,%2,%3,0xEA;" : "=r"(out) : "r"(codes), "n"(Mask), "n"(0x64006400u));
+  return out;
+}
+
+// Four f16 pairs of eight codes: 1024 + q and 1024 + 16 q are f16 bit patterns; q comes out exact.
+struct four_pairs {
+  std::uint32_t a[4];
+};
+FORETOKEN_DEVICE four_pairs decode(std::uint32_t codes,
+                                   std::uint32_t low_row,
+                                   std::uint32_t high_row) {
+  const __half2 d0 = __low2half2(as_half2(low_row)), m0 = __high2half2(as_half2(low_row));
+  const __half2 d1 = __low2half2(as_half2(high_row)), m1 = __high2half2(as_half2(high_row));
+  const __half2 bias = as_half2(0x64006400u), sixteenth = as_half2(0x2C002C00u);
+  const __half2 minus_64 = as_half2(0xD400D400u);
+  const std::uint32_t upper = codes >> 8;
+  const __half2 q0 = __hsub2(as_half2(with_exponent<0x000F000Fu>(codes)), bias);
+  const __half2 q1 = __hfma2(as_half2(with_exponent<0x00F000F0u>(codes)), sixteenth, minus_64);
+  const __half2 q2 = __hsub2(as_half2(with_exponent<0x000F000Fu>(upper)), bias);
+  const __half2 q3 = __hfma2(as_half2(with_exponent<0x00F000F0u>(upper)), sixteenth, minus_64);
+  return {{as_bits(__hfma2(q0, d0, m0)), as_bits(__hfma2(q1, d1, m1)), as_bits(__hfma2(q2, d0, m0)),
+           as_bits(__hfma2(q3, d1, m1))}};
+}
+
+// What four steps read, all of it before the first product.
+template <int Columns>
+struct round_of_steps {
+  u32x4 codes;
+  u32x2 scale[4];
+  u32x2 x[4][Columns];
+};
+
+// Walks over the steps of one unit.
+template <int Steps, int Columns>
+struct unit_reader {
+  static constexpr int whole = Steps / 4 * 4;
+  const char* codes;
+  const char* last_codes;
+  const char* even;  // scales of steps 0 and 2 of a round
+  const char* odd;   // of steps 1 and 3
+  const char* rows;
+  FORETOKEN_DEVICE unit_reader(const char* record,
+                               const char* rows_of_segment,
+                               int segment,
+                               int lane)
+      : codes(record + lane * 16),
+        last_codes(record + whole * 128 + lane * 4),
+        even(record + Steps * 128 + lane / 4 * 8),
+        // An odd number of steps lets every other segment begin in the middle of a group.
+        odd(even + (Steps % 2 == 1 && segment % 2 == 1 ? 64 : 0)),
+        rows(rows_of_segment + lane * 8) {}
+  FORETOKEN_DEVICE void load(round_of_steps<Columns>& to, int steps) const {
+    FORETOKEN_UNROLL
+    for (int j = 0; j < steps; ++j) {
+      to.scale[j] = *reinterpret_cast<const u32x2*>((j % 2 == 0 ? even : odd) + j / 2 * 64);
+      FORETOKEN_UNROLL
+      for (int c = 0; c < Columns; ++c) {
+        to.x[j][c] = *reinterpret_cast<const u32x2*>(rows + (j * Columns + c) * 256);
+      }
+    }
+  }
+  FORETOKEN_DEVICE void next(round_of_steps<Columns>& to) {
+    to.codes = *reinterpret_cast<const u32x4*>(codes);
+    load(to, 4);
+    codes += 512;
+    even += 128;
+    odd += 128;
+    rows += 1024 * Columns;
+  }
+  FORETOKEN_DEVICE void rest(round_of_steps<Columns>& to) const {
+    std::uint32_t word[4] = {};
+    FORETOKEN_UNROLL
+    for (int j = 0; j < Steps - whole; ++j) {
+      word[j] = *reinterpret_cast<const std::uint32_t*>(last_codes + j * 128);
+    }
+    to.codes = {word[0], word[1], word[2], word[3]};
+    load(to, Steps - whole);
+  }
+};
+
+template <int Steps, int Columns>
+FORETOKEN_DEVICE void multiply(float (&sum)[Columns][4], const round_of_steps<Columns>& from) {
+  const std::uint32_t word[4] = {from.codes.x, from.codes.y, from.codes.z, from.codes.w};
+  FORETOKEN_UNROLL
+  for (int j = 0; j < Steps; ++j) {
+    const four_pairs w = decode(word[j], from.scale[j].x, from.scale[j].y);
+    FORETOKEN_UNROLL
+    for (int c = 0; c < Columns; ++c) {
+      const std::uint32_t pair[2] = {from.x[j][c].x, from.x[j][c].y};
+      mma_in_place(sum[c], w.a, pair);
+    }
+  }
+}
+
+// Sums of `Units` units side by side. Four steps a round and a short loop: a kernel of straight
+// lines would wait for instructions.
+template <int Steps, int Columns, int Units>
+FORETOKEN_DEVICE void unit_sums(float (&sum)[Units][Columns][4],
+                                unit_reader<Steps, Columns> (&reader)[Units]) {
+  FORETOKEN_UNROLL_BY(1)
+  for (int i = 0; i < Steps / 4; ++i) {
+    round_of_steps<Columns> round[Units];
+    FORETOKEN_UNROLL
+    for (int u = 0; u < Units; ++u) reader[u].next(round[u]);
+    FORETOKEN_UNROLL
+    for (int u = 0; u < Units; ++u) multiply<4, Columns>(sum[u], round[u]);
+  }
+  if constexpr (Steps % 4 != 0) {
+    round_of_steps<Columns> round[Units];
+    FORETOKEN_UNROLL
+    for (int u = 0; u < Units; ++u) reader[u].rest(round[u]);
+    FORETOKEN_UNROLL
+    for (int u = 0; u < Units; ++u) multiply<Steps % 4, Columns>(sum[u], round[u]);
+  }
+}
+
+// A whole tile by one warp: ((s0 + s1) + s2) + s3, two segments at a time, records at
+// record(segment).
+template <int Steps, int Columns, class Record>
+FORETOKEN_DEVICE void tile_sums(float (&total)[Columns][4],
+                                const char* rows,
+                                const Record& record) {
+  const int lane = thread_index() % 32;
+  FORETOKEN_UNROLL_BY(1)
+  for (int s = 0; s < parts; s += 2) {
+    float sum[2][Columns][4] = {};
+    const char* const from = rows + s * Steps * 256 * Columns;
+    unit_reader<Steps, Columns> reader[2] = {
+        {record(s), from, s, lane}, {record(s + 1), from + Steps * 256 * Columns, s + 1, lane}};
+    unit_sums<Steps, Columns, 2>(sum, reader);
+    FORETOKEN_UNROLL
+    for (int c = 0; c < Columns; ++c) {
+      FORETOKEN_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        total[c][i] = (s == 0 ? sum[0][c][i] : total[c][i] + sum[0][c][i]) + sum[1][c][i];
+      }
+    }
+  }
+}
+
+// Sums of a unit for the threads that finish the tile: [unit][row][16 places of fragment_place].
+template <int Columns>
+FORETOKEN_DEVICE void store_unit(float* unit, const float (&sum)[Columns][4], int rows) {
+  const int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
+  const int place = g / 2 * 4 + g % 2;
+  FORETOKEN_UNROLL
+  for (int c = 0; c < Columns; ++c) {
+    FORETOKEN_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const int row = 8 * c + 2 * q + h;
+      if (row >= rows) continue;
+      unit[row * 16 + place] = sum[c][h];
+      unit[row * 16 + place + 2] = sum[c][2 + h];
+    }
+  }
+}
+
+// Two places of one row, segments added in order.
+template <int Columns>
+FORETOKEN_DEVICE f32x2 finished(const float* units, int row, int place) {
+  const float* const at = units + row * 16 + place;
+  f32x2 out = *reinterpret_cast<const f32x2*>(at);
+  FORETOKEN_UNROLL
+  for (int s = 1; s < parts; ++s) {
+    const f32x2 next = *reinterpret_cast<const f32x2*>(at + s * 128 * Columns);
+    out.x += next.x;
+    out.y += next.y;
+  }
+  return out;
+}
+
+}  // namespace foretoken::gpu::cluster

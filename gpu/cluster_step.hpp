@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The cluster-resident decode path: one launch computes a whole step of a small model, from token
+// ids to sampled tokens, on one cluster of 16 multiprocessors a lane. Plain C++; no CUDA type but
+// the stream.
+//
+// A LANE is one cluster with its own micro-batch of 1..rows_max rows, one token a row. Lanes share
+// weights and the KV pool; a page that a lane writes belongs to one sequence. A launch carries one
+// or more lanes; launches on different streams run side by side while clusters fit (7 on an H100).
+// Every row has the bits it would have alone, in any lane, and those of the general path
+// (numerics.cuh).
+//
+// Ring: ring[slot][row] in pinned host memory (or any memory the device can write) receives one
+// ring_record a row. `step` is stored last, with release at system scope: a reader that sees the
+// step number it waits for may read the rest. The writer never waits; a slot may be reused when its
+// records were read, so a ring of two slots serves two steps in flight.
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/result.hpp"
+#include "model/hyperparameters.hpp"
+
+struct CUstream_st;
+
+namespace foretoken::gpu::cluster {
+
+// Which shapes are compiled in.
+enum class model_shape : std::uint8_t { smollm2_135m, tiny };
+
+struct limits {
+  int layer_bytes = 0;  // of one block's stream of a layer
+  int head_bytes = 0;   // of one block's stream of the head
+  int rows_max = 0;     // of a lane
+  int spans_max =
+      0;  // of 256 positions: the most for all sequences whose attention one block merges
+  int shared_bytes = 0;  // of a block
+};
+limits limits_of(model_shape shape);
+
+// The compiled shape of a model that this path can run, or why it cannot. Needs 4-bit codes for all
+// matrices, RMS norms, gated SiLU, heads of 64, no windows, no soft caps, no biases, no post norms.
+result<model_shape> shape_for(const model::hyperparameters& shape);
+
+// A matrix as codes: weight = round_to_f16(scale * code + minimum), groups of 32 columns.
+struct coded_matrix {
+  std::span<const std::uint8_t> codes;     // [rows][columns], 0..15
+  std::span<const std::uint16_t> scale;    // [rows][columns / 32], f16
+  std::span<const std::uint16_t> minimum;  // [rows][columns / 32], f16
+};
+struct coded_layer {
+  coded_matrix q, k, v, o, gate, up, down;
+};
+
+// Bytes for device memory, 16-byte aligned: [16 blocks][layers][layer_bytes], [16
+// blocks][head_bytes].
+std::vector<std::byte> pack_layers(model_shape shape,
+                                   std::span<const coded_layer> layers,
+                                   bool rope_neighbours);
+std::vector<std::byte> pack_head(model_shape shape, const coded_matrix& head);
+
+// Device memory, constant while steps run.
+struct weights {
+  const std::byte* layers = nullptr;
+  const std::byte* head = nullptr;
+  const std::uint16_t* embedding = nullptr;  // [vocabulary][width] f16
+  const float* gains =
+      nullptr;  // [2 layers + 1][width]: attention and FFN norm of each, final norm
+  const float* angles = nullptr;  // [context][64]: 32 cosines, then 32 sines
+  int layer_count = 0;
+  float norm_epsilon = 0;
+  float query_scale = 0;
+  float embedding_scale = 1;
+  bool rope_neighbours = false;
+};
+
+struct ring_record {
+  std::int32_t token;
+  float logit;            // of `token`
+  std::uint32_t clamped;  // values that did not fit f16 in this row's lane and step; 0 is normal
+  std::uint32_t step;     // written last
+};
+
+constexpr int lane_rows_most = 16;
+struct lane_rows {
+  int rows = 0;
+  std::uint32_t step = 0;              // marks the ring records; never the value before
+  std::int32_t token[lane_rows_most];  // -1 - i: take previous[i] instead
+  std::int32_t position[lane_rows_most];
+  std::int32_t table[lane_rows_most];      // row of `pages`
+  const std::int32_t* previous = nullptr;  // device memory; may be null
+  std::int32_t* sampled = nullptr;         // [rows] device memory, for the next step; may be null
+  float* logits = nullptr;                 // [rows][vocabulary] device memory; null = not wanted
+  ring_record* ring = nullptr;             // [rows] of this step's slot
+};
+
+struct step_arguments {
+  weights model;
+  std::uint16_t* kv = nullptr;  // [layer][page][kv_head][2][16 * 64] f16, zero at start
+  int pages = 0;                // of the pool
+  const std::int32_t* page_tables = nullptr;  // [tables][table_stride]
+  int table_stride = 0;
+  int lanes = 0;
+  lane_rows lane[7];
+  long long* cycles = nullptr;  // [64] clock at each phase of one layer; null = off
+};
+
+// Raises the shared memory limit; once a device, before the first launch.
+status prepare(model_shape shape);
+// Clusters of this shape that run at once on the current device.
+result<int> lanes_of_device(model_shape shape);
+// Queues the step. REQUIRES 1..rows_max rows in each lane, positions within `angles` and the
+// tables.
+status launch(model_shape shape, const step_arguments& step, CUstream_st* stream);
+
+}  // namespace foretoken::gpu::cluster

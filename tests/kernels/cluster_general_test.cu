@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+// The cluster-resident step against the general path's kernels, bit for bit: the same rows, the
+// same weights, the same pool of keys and values; logits and what is appended must be equal.
+#include <string>
+
+#include "gpu/kernels.hpp"
+#include "gpu/packing.hpp"
+#include "tests/kernels/cluster_model.cuh"
+
+namespace foretoken::cluster_test {
+namespace {
+
+using gpu::packed_matrix;
+
+struct general_matrix {
+  on_device<std::byte> codes;
+  on_device<std::uint32_t> scales;
+  packed_matrix view;
+  general_matrix(const std::vector<const random_matrix*>& parts, const gpu::row_order& order)
+      : codes(gpu::packed_code_bytes(gpu::weight_form::w4, int(order.size()), parts[0]->columns)),
+        scales(gpu::packed_scale_bytes(gpu::weight_form::w4, int(order.size()), parts[0]->columns) /
+               4) {
+    std::vector<std::uint8_t> all;
+    std::vector<std::uint16_t> scale, minimum;
+    for (const random_matrix* m : parts) {
+      all.insert(all.end(), m->codes.begin(), m->codes.end());
+      scale.insert(scale.end(), m->scale.begin(), m->scale.end());
+      minimum.insert(minimum.end(), m->minimum.begin(), m->minimum.end());
+    }
+    std::vector<std::byte> packed(codes.count);
+    std::vector<std::uint32_t> pairs(scales.count);
+    gpu::pack_quantised(gpu::weight_form::w4, all, scale, minimum, parts[0]->columns, order,
+                        packed.data(), pairs.data());
+    check(cudaMemcpy(codes.at, packed.data(), packed.size(), cudaMemcpyHostToDevice), "codes");
+    check(cudaMemcpy(scales.at, pairs.data(), pairs.size() * 4, cudaMemcpyHostToDevice), "scales");
+    view.codes = codes.at;
+    view.scales = scales.at;
+    view.rows = int(order.size());
+    view.columns = parts[0]->columns;
+    view.form = gpu::weight_form::w4;
+  }
+};
+
+template <class T>
+T* zeroed(std::size_t bytes) {
+  void* at = nullptr;
+  check(cudaMalloc(&at, bytes), "workspace");
+  check(cudaMemset(at, 0, bytes), "workspace");
+  return static_cast<T*>(at);
+}
+
+class general_step {
+ public:
+  general_step(const random_model& model, const uploaded_model& uploaded, const kv_pool& pool)
+      : model_(model), uploaded_(uploaded), pool_(pool) {
+    const dimensions& d = model.size;
+    for (const random_layer& l : model.layer) {
+      qkv_.push_back(std::make_unique<general_matrix>(
+          std::vector<const random_matrix*>{&l.q, &l.k, &l.v},
+          gpu::qkv_order(d.heads, d.kv_heads, head_dim, head_dim / 2, model.neighbours)));
+      o_.push_back(std::make_unique<general_matrix>(std::vector<const random_matrix*>{&l.o},
+                                                    gpu::plain_order(d.width)));
+      gate_.push_back(std::make_unique<general_matrix>(
+          std::vector<const random_matrix*>{&l.gate, &l.up}, gpu::gate_up_order(d.ffn)));
+      down_.push_back(std::make_unique<general_matrix>(std::vector<const random_matrix*>{&l.down},
+                                                       gpu::plain_order(d.width)));
+    }
+    head_ = std::make_unique<general_matrix>(std::vector<const random_matrix*>{model.head.get()},
+                                             gpu::plain_order(d.vocabulary));
+    const gpu::row_order order = gpu::plain_order(d.vocabulary);
+    std::vector<std::byte> table(
+        gpu::packed_code_bytes(gpu::weight_form::f16, int(order.size()), d.width));
+    gpu::pack_f16(model.embedding, d.width, order, table.data());
+    embedding_ = std::make_unique<on_device<std::byte>>(table);
+    model::hyperparameters shape;
+    shape.width = d.width;
+    shape.heads = d.heads;
+    shape.kv_heads = d.kv_heads;
+    shape.head_dim = head_dim;
+    shape.ffn = d.ffn;
+    shape.vocabulary = d.vocabulary;
+    const gpu::workspace_sizes size = gpu::workspace_bytes(shape, 64, 64, 2048);
+    work_.x = zeroed<float>(size.x);
+    work_.normed = zeroed<std::uint16_t>(size.normed);
+    work_.squares = zeroed<float>(size.squares);
+    work_.q = zeroed<std::uint16_t>(size.q);
+    work_.attended = zeroed<std::uint16_t>(size.attended);
+    work_.hidden = zeroed<std::uint16_t>(size.hidden);
+    work_.raw = zeroed<float>(size.raw);
+    work_.partial = zeroed<float>(size.partial);
+    work_.arrived = zeroed<std::uint32_t>(size.arrived);
+  }
+
+  // Logits of the rows, [rows][head rows].
+  std::vector<float> run(const std::vector<std::int32_t>& tokens,
+                         const std::vector<std::int32_t>& positions,
+                         int longest) {
+    const dimensions& d = model_.size;
+    const int rows = int(tokens.size());
+    std::vector<std::int32_t> tables;
+    std::vector<gpu::attention_tile> tiles;
+    for (int r = 0; r < rows; ++r) {
+      tables.push_back(r);
+      tiles.push_back({r, 1});
+    }
+    const on_device<std::int32_t> token(tokens), position(positions), table(tables);
+    const on_device<gpu::attention_tile> tile(tiles);
+    const on_device<float> logits(std::size_t(rows) * head_->view.rows);
+    gpu::launch_context on;
+    on.dependent = false;
+    const gpu::step_rows step{token.at,        position.at,      table.at,
+                              pool_.tables.at, pool_.pages_each, rows};
+    gpu::embed_arguments embed;
+    embed.rows = step;
+    embed.table = {
+        embedding_->at,       nullptr, nullptr, nullptr, (d.vocabulary + 15) / 16 * 16, d.width,
+        gpu::weight_form::f16};
+    embed.work = work_;
+    embed.next_norm = norm(0);
+    check(gpu::launch_embed(on, embed));
+    for (int i = 0; i < d.layers; ++i) layer(on, step, tile.at, i, longest);
+    gpu::head_arguments head;
+    head.rows = rows;
+    head.which = table.at;
+    head.rows_of_x = rows;
+    head.work = work_;
+    head.norm = norm(2 * d.layers);
+    head.matrix = head_->view;
+    head.logits = logits.at;
+    check(gpu::launch_head(on, head));
+    check(cudaDeviceSynchronize(), "general step");
+    return logits.read();
+  }
+  int head_rows() const { return head_->view.rows; }
+
+ private:
+  gpu::norm_parameters norm(int which) const {
+    gpu::norm_parameters out;
+    out.weight = uploaded_.gains.at + std::size_t(which) * model_.size.width;
+    out.epsilon = 1e-5f;
+    return out;
+  }
+  void layer(const gpu::launch_context& on,
+             const gpu::step_rows& step,
+             const gpu::attention_tile* tiles,
+             int i,
+             int longest) {
+    const dimensions& d = model_.size;
+    std::uint16_t* const kv = pool_.values.at + std::size_t(i) * pool_.layer_values;
+    gpu::attention_input_arguments in;
+    in.rows = step;
+    in.work = work_;
+    in.norm = norm(2 * i);
+    in.qkv = qkv_[i]->view;
+    in.heads = d.heads;
+    in.kv_heads = d.kv_heads;
+    in.head_dim = head_dim;
+    in.angles = uploaded_.angles.at;
+    in.pairs = head_dim / 2;
+    in.rope_neighbours = model_.neighbours;
+    in.query_scale = 0.125f;
+    in.kv = kv;
+    check(gpu::launch_attention_input(on, in));
+    gpu::attention_arguments attention;
+    attention.rows = step;
+    attention.work = work_;
+    attention.tiles = tiles;
+    attention.tile_count = step.rows;
+    attention.spans_max = gpu::attention_spans(longest + 1);
+    attention.heads = d.heads;
+    attention.kv_heads = d.kv_heads;
+    attention.head_dim = head_dim;
+    attention.kv = kv;
+    check(gpu::launch_attention(on, attention));
+    gpu::residual_arguments out;
+    out.rows = step.rows;
+    out.work = work_;
+    out.matrix = o_[i]->view;
+    out.width = d.width;
+    out.next_norm = norm(2 * i + 1);
+    check(gpu::launch_attention_output(on, out));
+    gpu::ffn_input_arguments ffn;
+    ffn.rows = step.rows;
+    ffn.work = work_;
+    ffn.norm = norm(2 * i + 1);
+    ffn.matrix = gate_[i]->view;
+    ffn.ffn = d.ffn;
+    check(gpu::launch_ffn_input(on, ffn));
+    out.matrix = down_[i]->view;
+    out.next_norm = norm(2 * i + 2);
+    check(gpu::launch_ffn_output(on, out));
+  }
+
+  const random_model& model_;
+  const uploaded_model& uploaded_;
+  const kv_pool& pool_;
+  std::vector<std::unique_ptr<general_matrix>> qkv_, o_, gate_, down_;
+  std::unique_ptr<general_matrix> head_;
+  std::unique_ptr<on_device<std::byte>> embedding_;
+  gpu::workspace work_;
+};
+
+int compare(model_shape shape, bool neighbours) {
+  const random_model model(shape, neighbours, 77);
+  const uploaded_model uploaded(model);
+  const kv_pool pool(model.size, 8, 800);
+  check(prepare(shape));
+  check(gpu::prepare_kernels());
+  const std::vector<std::int32_t> positions{0, 15, 16, 255, 256, 511, 777, 63};
+  std::vector<std::int32_t> tokens;
+  for (int i = 0; i < 8; ++i) tokens.push_back((i * 7919 + 13) % model.size.vocabulary);
+
+  const on_device<float> logits(std::size_t(8) * model.size.vocabulary);
+  step_arguments step;
+  step.model = uploaded.view();
+  step.kv = pool.values.at;
+  step.pages = pool.pages;
+  step.page_tables = pool.tables.at;
+  step.table_stride = pool.pages_each;
+  step.lanes = 1;
+  step.lane[0].rows = 8;
+  step.lane[0].logits = logits.at;
+  for (int r = 0; r < 8; ++r) {
+    step.lane[0].token[r] = tokens[r];
+    step.lane[0].position[r] = positions[r];
+    step.lane[0].table[r] = r;
+  }
+  check(launch(shape, step, nullptr));
+  check(cudaDeviceSynchronize(), "cluster step");
+  const std::vector<float> of_cluster = logits.read();
+  const std::vector<std::uint16_t> pool_of_cluster = pool.values.read();
+
+  pool.fill();
+  general_step general(model, uploaded, pool);
+  const std::vector<float> of_general = general.run(tokens, positions, 777);
+  const std::vector<std::uint16_t> pool_of_general = pool.values.read();
+  std::size_t different_lines = 0;
+  for (std::size_t i = 0; i < pool_of_general.size(); ++i) {
+    different_lines += pool_of_general[i] != pool_of_cluster[i];
+  }
+  int failures = 0;
+  for (int r = 0; r < 8; ++r) {
+    std::size_t different = 0;
+    double most = 0;
+    for (int i = 0; i < model.size.vocabulary; ++i) {
+      const float a = of_cluster[std::size_t(r) * model.size.vocabulary + i];
+      const float b = of_general[std::size_t(r) * general.head_rows() + i];
+      different += std::memcmp(&a, &b, 4) != 0;
+      most = std::max(most, double(std::fabs(a - b)));
+    }
+    if (different != 0) ++failures;
+    std::printf("%s position %d: %zu of %d logits differ, most %g\n",
+                different == 0 ? "ok  " : "FAIL", positions[r], different, model.size.vocabulary,
+                most);
+  }
+  std::printf("%s keys and values: %zu differ\n", different_lines == 0 ? "ok  " : "FAIL",
+              different_lines);
+  return failures + (different_lines != 0);
+}
+
+}  // namespace
+}  // namespace foretoken::cluster_test
+
+int main() {
+  using namespace foretoken::cluster_test;
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  cudaDeviceProp properties{};
+  if (cudaGetDeviceProperties(&properties, 0) != cudaSuccess || properties.major != 9) return 77;
+  int failures = compare(model_shape::tiny, false);
+  failures += compare(model_shape::tiny, true);
+  failures += compare(model_shape::smollm2_135m, true);
+  std::printf("%d failures\n", failures);
+  return failures == 0 ? 0 : 1;
+}
