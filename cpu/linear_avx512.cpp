@@ -14,9 +14,9 @@
 // most 73 % of vpdpbusd's rate can be reached in fast and 84 % in exact with minima, 80 % and 89 %
 // without; measured (Zen 4, one thread, q4_1, 1 to 128 rows): 67 and 81 %.
 //
-// Tried and dropped: a copy of the weights as bytes, or parting eight records at a time into the
-// first-level cache, for many rows. Parting runs on ports that vpdpbusd leaves free, and bytes
-// double the loads: 61 and 77 % at 128 rows.
+// Tried and dropped: parting eight records at a time into the first-level cache, for many rows.
+// Parting runs on ports that vpdpbusd leaves free, and bytes double the loads: 61 % (fast) and 77 %
+// (exact) at 128 rows. A whole copy of the weights as bytes was not built.
 
 #if defined(__x86_64__)
 

@@ -27,7 +27,7 @@ options of_weights(const weights& made, options chosen) {
 }
 
 // In fast, the head and the values of attention read inputs of 16 bits: an error of the head's hits
-// the choice of the token directly, and the values' are 3 % of the work and 40 % of the divergence.
+// the choice of the token directly, and the values' are 3 % of the work; docs/accuracy.md.
 options of_precise(options chosen) {
   if (chosen.precision == numerics::fast) chosen.precision = numerics::exact;
   return chosen;
