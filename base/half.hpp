@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // Scalar conversions between float32 and the two 16-bit formats (IEEE 754 binary16 and bfloat16),
-// round to nearest even. The CPU kernels have vector forms; these are the definition they must match.
+// round to nearest even. The CPU kernels have vector forms; these are the definition they must
+// match.
 
 #include <bit>
 #include <cstdint>

@@ -18,8 +18,8 @@ std::atomic<format> chosen_format{format::plain};
 
 spdlog::logger& sink() {
   static const std::shared_ptr<spdlog::logger> logger = [] {
-    auto made = std::make_shared<spdlog::logger>(
-        "foretoken", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+    auto made = std::make_shared<spdlog::logger>("foretoken",
+                                                 std::make_shared<spdlog::sinks::stderr_sink_mt>());
     made->set_level(spdlog::level::trace);
     made->set_pattern("%v");
     made->flush_on(spdlog::level::trace);
@@ -57,8 +57,9 @@ std::string escape(std::string_view text, bool json) {
 std::string timestamp() {
   const auto now = std::chrono::system_clock::now();
   const std::time_t seconds = std::chrono::system_clock::to_time_t(now);
-  const auto micros = std::chrono::duration_cast<std::chrono::microseconds>(
-                          now.time_since_epoch()).count() % 1'000'000;
+  const auto micros =
+      std::chrono::duration_cast<std::chrono::microseconds>(now.time_since_epoch()).count() %
+      1'000'000;
   std::tm parts{};
   gmtime_r(&seconds, &parts);
   char text[32];
@@ -80,11 +81,11 @@ bool enabled(level severity) noexcept {
 void write(level severity, std::string_view component, std::string_view message) noexcept {
   try {
     const bool json = chosen_format.load(std::memory_order_relaxed) == format::json;
-    const auto line = json
-        ? fmt::format(R"({{"ts":"{}","level":"{}","component":"{}","msg":"{}"}})", timestamp(),
-                      level_name(severity), component, escape(message, true))
-        : fmt::format("{} {} [{}] {}", timestamp(), level_name(severity), component,
-                      escape(message, false));
+    const auto line =
+        json ? fmt::format(R"({{"ts":"{}","level":"{}","component":"{}","msg":"{}"}})", timestamp(),
+                           level_name(severity), component, escape(message, true))
+             : fmt::format("{} {} [{}] {}", timestamp(), level_name(severity), component,
+                           escape(message, false));
     sink().info("{}", line);
   } catch (...) {
     // A log line that cannot be written must not stop the service.

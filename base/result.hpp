@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// result<T>: a value or an error. Same member names as std::expected, which gcc 12 only has in C++23.
+// result<T>: a value or an error. Same member names as std::expected, which gcc 12 only has in
+// C++23.
 
 #include <string>
 #include <utility>
@@ -10,15 +11,15 @@ namespace foretoken {
 
 // The closed set of failures. Also the wire code and the metric label (see errc_name).
 enum class errc {
-  invalid_argument,   // the caller's input is wrong; `field` names it
+  invalid_argument,  // the caller's input is wrong; `field` names it
   not_found,
-  unsupported,        // well-formed, but nothing here can honour it
-  exhausted,          // a bound was reached; retrying later may help
+  unsupported,  // well-formed, but nothing here can honour it
+  exhausted,    // a bound was reached; retrying later may help
   cancelled,
   deadline_exceeded,
-  corrupt,            // a file or peer sent bytes that break their own format
-  device,             // a device failed; retrying may help
-  internal,           // our bug
+  corrupt,   // a file or peer sent bytes that break their own format
+  device,    // a device failed; retrying may help
+  internal,  // our bug
 };
 
 // Stable lower-case name: the `code` of wire errors and a metric label.
@@ -26,8 +27,8 @@ const char* errc_name(errc code) noexcept;
 
 struct error {
   errc code = errc::internal;
-  std::string message;    // one plain sentence for the person who caused it
-  std::string field = {}; // the parameter, key, tensor or flag at fault; empty when none
+  std::string message;     // one plain sentence for the person who caused it
+  std::string field = {};  // the parameter, key, tensor or flag at fault; empty when none
   bool operator==(const error&) const = default;
 };
 
@@ -91,7 +92,7 @@ inline error unsupported(std::string field, std::string message) {
 }  // namespace foretoken
 
 // Returns from the enclosing function when `expression` (a result or status) failed.
-#define FORETOKEN_TRY(expression)                                          \
-  do {                                                                     \
+#define FORETOKEN_TRY(expression)                                              \
+  do {                                                                         \
     if (auto tried_ = (expression); !tried_) return std::move(tried_).error(); \
   } while (false)

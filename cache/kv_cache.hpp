@@ -30,9 +30,9 @@ struct page_counts {
   bool operator==(const page_counts&) const = default;
 };
 
-// A leased prefix: `pages` cover `tokens` positions. All but the last are whole. When tokens is not a
-// multiple of page_tokens the last page is only a SOURCE: the caller copies its first
-// tokens % page_tokens positions into a page of its own before writing, then releases it.
+// A leased prefix: `pages` cover `tokens` positions. All but the last are whole. When tokens is not
+// a multiple of page_tokens the last page is only a SOURCE: the caller copies its first tokens %
+// page_tokens positions into a page of its own before writing, then releases it.
 struct prefix_lease {
   int tokens = 0;
   std::vector<page_id> pages;
@@ -50,9 +50,11 @@ class kv_cache {
   // `count` free pages, leased once each; reclaims cached pages when needed. Nothing when even that
   // does not suffice.
   std::optional<std::vector<page_id>> allocate(int count);
-  // Makes the prefix findable. pages cover tokens; the last may be partial. Positions already in the
-  // tree keep the pages they have. Leases are unchanged: the caller still releases its own.
-  void publish(cache_namespace space, std::span<const token> tokens, std::span<const page_id> pages);
+  // Makes the prefix findable. pages cover tokens; the last may be partial. Positions already in
+  // the tree keep the pages they have. Leases are unchanged: the caller still releases its own.
+  void publish(cache_namespace space,
+               std::span<const token> tokens,
+               std::span<const page_id> pages);
   void release(std::span<const page_id> pages);
   // The device lost its memory: every page is free, every lease void, the tree empty.
   void reset();

@@ -82,8 +82,8 @@ void each_block(int rows, Work work) {
   run();
 }
 
-// Room above a row's residual stream times a norm's weights in f16, in powers of two: families known
-// for features of 10^4 and more, and gemma, whose weights are large as well.
+// Room above a row's residual stream times a norm's weights in f16, in powers of two: families
+// known for features of 10^4 and more, and gemma, whose weights are large as well.
 int range_of(model::architecture arch) {
   switch (arch) {
     case model::architecture::gemma3: return 6;

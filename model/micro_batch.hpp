@@ -14,22 +14,23 @@ namespace foretoken::model {
 // What the head must do with the row of one token.
 enum class want : std::uint8_t { nothing, sample, score };
 
-// One sequence's part of a micro-batch. Positions [position, position + tokens.size()) are computed and
-// their keys and values written to the pages; everything before `position` is already in the pages.
+// One sequence's part of a micro-batch. Positions [position, position + tokens.size()) are computed
+// and their keys and values written to the pages; everything before `position` is already in the
+// pages.
 struct slice {
   sequence_id sequence{};
   int position = 0;
-  std::vector<token> tokens;                 // >= 1; one in decode, a chunk in prefill
-  std::vector<page_id> pages;                // cover [0, position + tokens.size()), page i = positions 16i..
-  bool sample_last = false;                  // sample from the last token's logits
+  std::vector<token> tokens;   // >= 1; one in decode, a chunk in prefill
+  std::vector<page_id> pages;  // cover [0, position + tokens.size()), page i = positions 16i..
+  bool sample_last = false;    // sample from the last token's logits
   // echo with logprobs: score the token that follows each of these; the token after the last one of
   // the slice is `score_next` (-1 = do not score it).
   bool score_all = false;
   token score_next = -1;
   std::shared_ptr<const sampling_parameters> sampling;
-  std::shared_ptr<const std::vector<token>> prompt;   // for penalties; null when none is set
-  std::vector<token> generated;                       // for penalties; empty when none is set
-  std::uint64_t generated_count = 0;                  // the randomness position
+  std::shared_ptr<const std::vector<token>> prompt;  // for penalties; null when none is set
+  std::vector<token> generated;                      // for penalties; empty when none is set
+  std::uint64_t generated_count = 0;                 // the randomness position
 };
 
 // Copies one page's first `positions` positions in every layer, before the step (copy on write).
@@ -46,8 +47,8 @@ struct micro_batch {
 
 struct slice_result {
   sequence_id sequence{};
-  sampled next;                    // when sample_last
-  std::vector<sampled> scores;     // when score_all: one a scored token, in order
+  sampled next;                 // when sample_last
+  std::vector<sampled> scores;  // when score_all: one a scored token, in order
 };
 
 struct step_result {

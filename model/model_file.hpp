@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// A model as loaded from disk: shape, tensors by role, and what the tokenizer and chat template need.
-// The file is hostile input: every count, length, offset and value is checked; a defect is an error
-// that names the key or tensor, never a crash.
+// A model as loaded from disk: shape, tensors by role, and what the tokenizer and chat template
+// need. The file is hostile input: every count, length, offset and value is checked; a defect is an
+// error that names the key or tensor, never a crash.
 
 #include <filesystem>
 #include <functional>
@@ -21,21 +21,21 @@ namespace foretoken::model {
 // Tensors of one layer. Which may be empty follows from the hyperparameters; load() checks it.
 struct layer_tensors {
   tensor attention_norm, attention_norm_bias;
-  tensor q, k, v, q_bias, k_bias, v_bias;   // gpt2's fused c_attn is split into these on load
-  tensor q_norm, k_norm;                    // [1, head_dim]
+  tensor q, k, v, q_bias, k_bias, v_bias;  // gpt2's fused c_attn is split into these on load
+  tensor q_norm, k_norm;                   // [1, head_dim]
   tensor o, o_bias;
-  tensor attention_post_norm;               // gemma3
+  tensor attention_post_norm;  // gemma3
   tensor ffn_norm, ffn_norm_bias;
   tensor gate, up, up_bias, down, down_bias;
-  tensor ffn_post_norm;                     // gemma3
+  tensor ffn_post_norm;  // gemma3
 };
 
 struct model_tensors {
-  tensor embedding;                         // [vocabulary, width]
-  tensor positions;                         // gpt2: [context, width]
+  tensor embedding;  // [vocabulary, width]
+  tensor positions;  // gpt2: [context, width]
   std::vector<layer_tensors> layers;
   tensor final_norm, final_norm_bias;
-  tensor head;                              // [vocabulary, width]; the embedding itself when tied
+  tensor head;  // [vocabulary, width]; the embedding itself when tied
   // gemma3: norm weights multiply as (1 + weight). GGUF files already hold 1 + w, so false there.
   bool norm_plus_one = false;
 };
@@ -54,10 +54,10 @@ class model_file {
   hyperparameters shape;
   model_tensors tensors;
   tokenizer::vocabulary_spec vocabulary;
-  std::string chat_template;                // the file's template text, or empty; never executed
-  std::string format;                       // "GGUF v3" or "safetensors"
+  std::string chat_template;  // the file's template text, or empty; never executed
+  std::string format;         // "GGUF v3" or "safetensors"
   std::uint64_t file_bytes = 0;
-  std::uint64_t fingerprint = 0;            // hash of the whole content, for cache namespaces
+  std::uint64_t fingerprint = 0;  // hash of the whole content, for cache namespaces
 
  protected:
   model_file() = default;

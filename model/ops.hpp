@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// The contract between the forward pass (model/forward.cpp, written once) and a device (cpu/, gpu/).
+// The contract between the forward pass (model/forward.cpp, written once) and a device (cpu/,
+// gpu/).
 //
-// A step works on ROWS: the tokens of all slices of a micro-batch one after the other. begin() fixes
-// the rows; then forward() calls the fused operations in order. Activations stay inside the device.
-// The bits of a row depend on its own sequence only: never on the other rows, the chunking, the
-// thread count or where its pages came from.
+// A step works on ROWS: the tokens of all slices of a micro-batch one after the other. begin()
+// fixes the rows; then forward() calls the fused operations in order. Activations stay inside the
+// device. The bits of a row depend on its own sequence only: never on the other rows, the chunking,
+// the thread count or where its pages came from.
 //
 // One object serves one executor; one thread calls it. Weights are shared between objects.
 
@@ -23,8 +24,8 @@ class ops {
  public:
   virtual ~ops() = default;
   virtual const hyperparameters& shape() const noexcept = 0;
-  virtual int rows_max() const noexcept = 0;       // most rows of one step
-  virtual int pages() const noexcept = 0;          // size of the KV pool
+  virtual int rows_max() const noexcept = 0;  // most rows of one step
+  virtual int pages() const noexcept = 0;     // size of the KV pool
 
   // REQUIRES rows in all <= rows_max(), page ids in [0, pages()). Copies pages first.
   // `batch` must live until head() returned.

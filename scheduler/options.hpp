@@ -4,11 +4,11 @@
 namespace foretoken::scheduler {
 
 struct options {
-  int sequences_max = 64;      // running at once; the others wait
-  int waiting_max = 1024;      // sequences that may wait; more are refused
-  int step_tokens_max = 512;   // rows of one micro-batch
-  int prefill_chunk = 128;     // prompt tokens of all sequences in a step that also decodes
-  int credits = 2;             // micro-batches in flight (one runs, one is staged)
+  int sequences_max = 64;     // running at once; the others wait
+  int waiting_max = 1024;     // sequences that may wait; more are refused
+  int step_tokens_max = 512;  // rows of one micro-batch
+  int prefill_chunk = 128;    // prompt tokens of all sequences in a step that also decodes
+  int credits = 2;            // micro-batches in flight (one runs, one is staged)
 };
 
 }  // namespace foretoken::scheduler

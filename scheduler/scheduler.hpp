@@ -8,13 +8,14 @@
 // never dropped. Each sequence is in at most one micro-batch in flight, except that consecutive
 // prefill chunks may follow each other.
 //
-// Micro-batches in flight run in order on one lane. At most one of them holds decode rows (so decoding
-// sequences merge into one batch); the other credit is for prefill chunks staged behind it.
+// Micro-batches in flight run in order on one lane. At most one of them holds decode rows (so
+// decoding sequences merge into one batch); the other credit is for prefill chunks staged behind
+// it.
 //
-// Suspects: when the device dies, one of the sequences it was running may be the cause. Each of them
-// is computed alone in its micro-batches until it is past the point where the device died; these
-// take turns with the micro-batches of everybody else. So a death in a micro-batch of one names the
-// cause, and nobody is blamed for another's.
+// Suspects: when the device dies, one of the sequences it was running may be the cause. Each of
+// them is computed alone in its micro-batches until it is past the point where the device died;
+// these take turns with the micro-batches of everybody else. So a death in a micro-batch of one
+// names the cause, and nobody is blamed for another's.
 
 #include <cstdint>
 #include <memory>
@@ -33,18 +34,18 @@ namespace foretoken::scheduler {
 struct new_sequence {
   sequence_id id{};
   cache::cache_namespace space{};
-  std::shared_ptr<const std::vector<token>> prompt;      // >= 1 token
+  std::shared_ptr<const std::vector<token>> prompt;  // >= 1 token
   std::shared_ptr<const model::sampling_parameters> sampling;
-  int max_tokens = 1;          // 0 = compute (and score) the prompt only; prompt + max_tokens <= context
-  bool score_prompt = false;   // echo with logprobs: every prompt position is computed and scored
+  int max_tokens = 1;  // 0 = compute (and score) the prompt only; prompt + max_tokens <= context
+  bool score_prompt = false;  // echo with logprobs: every prompt position is computed and scored
 };
 
 // What a finished step brought one sequence.
 struct progress {
   sequence_id id{};
-  bool prompt_done = false;                 // the step completed the prompt (first time only)
-  std::vector<model::sampled> scores;       // of prompt tokens, in order, continuing where it left off
-  std::optional<model::sampled> next;       // a new token; it is already part of the sequence
+  bool prompt_done = false;            // the step completed the prompt (first time only)
+  std::vector<model::sampled> scores;  // of prompt tokens, in order, continuing where it left off
+  std::optional<model::sampled> next;  // a new token; it is already part of the sequence
 };
 
 // A sequence that the device was running when it died.
@@ -56,7 +57,7 @@ struct suspect {
 
 struct scheduler_stats {
   int waiting = 0, running = 0;
-  int in_flight = 0;                        // micro-batches
+  int in_flight = 0;  // micro-batches
   std::uint64_t preemptions = 0, recovered = 0;
   std::uint64_t prompt_tokens_computed = 0, prompt_tokens_cached = 0;
 };
@@ -71,15 +72,17 @@ class batch_scheduler {
   status add(new_sequence added);
   // The next micro-batch, or nothing (no credit, or nothing to do). Counts as in flight.
   std::optional<model::micro_batch> plan();
-  // REQUIRES `done` to answer the oldest micro-batch in flight. Slices of ended sequences are ignored.
+  // REQUIRES `done` to answer the oldest micro-batch in flight. Slices of ended sequences are
+  // ignored.
   std::vector<progress> complete(const model::step_result& done);
-  // Ends a sequence (finished or cancelled): its prefix becomes findable, its pages are released. When
-  // a micro-batch with it is in flight, the release happens as that one completes. Unknown id: ignored.
+  // Ends a sequence (finished or cancelled): its prefix becomes findable, its pages are released.
+  // When a micro-batch with it is in flight, the release happens as that one completes. Unknown id:
+  // ignored.
   void end(sequence_id id);
-  // The executor died: micro-batches in flight are void, the pool is reset, running sequences go to the
-  // front of the queue in their old order. Their tokens so far are kept. Returns the sequences of the
-  // micro-batch that was running, the oldest in flight; staged ones never ran and are not among them.
-  // `ordered`: it was killed by command, so nobody is suspected.
+  // The executor died: micro-batches in flight are void, the pool is reset, running sequences go to
+  // the front of the queue in their old order. Their tokens so far are kept. Returns the sequences
+  // of the micro-batch that was running, the oldest in flight; staged ones never ran and are not
+  // among them. `ordered`: it was killed by command, so nobody is suspected.
   std::vector<suspect> device_lost(bool ordered = false);
 
   // Prompt tokens that needed no computing when the sequence was first admitted.

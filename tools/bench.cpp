@@ -159,7 +159,7 @@ result<std::unique_ptr<model::ops>> make_device(config::settings all, const benc
   all.engine.memory_bytes_max = 0;
   auto prepared =
       actors::choose_device(**file, all.engine, std::make_shared<counters>(),
-                             [&](auto done, auto total) { bar.show("packing", done, total); });
+                            [&](auto done, auto total) { bar.show("packing", done, total); });
   if (!prepared) return std::move(prepared).error();
   return prepared->make();
 }

@@ -20,11 +20,11 @@ TEST_CASE("half: every f16 value survives the way to float and back") {
 }
 
 TEST_CASE("half: f16 rounds to nearest even and overflows to infinity") {
-  CHECK(float_to_f16(1.0f + 0x1p-11f) == float_to_f16(1.0f));                 // tie to even
+  CHECK(float_to_f16(1.0f + 0x1p-11f) == float_to_f16(1.0f));  // tie to even
   CHECK(float_to_f16(1.0f + 3 * 0x1p-11f) == float_to_f16(1.0f + 4 * 0x1p-11f));
   CHECK(float_to_f16(65519.0f) == 0x7BFF);
   CHECK(float_to_f16(65520.0f) == 0x7C00);
-  CHECK(float_to_f16(-0x1p-25f) == 0x8000);                                   // tie to even zero
+  CHECK(float_to_f16(-0x1p-25f) == 0x8000);  // tie to even zero
 }
 
 TEST_CASE("half: bf16 rounds to nearest even and keeps NaN") {

@@ -255,8 +255,7 @@ TEST_CASE("kv_cache: random use against a list of everything stored") {
     std::vector<std::vector<page_id>> leases;
     for (int i = 0; i < 60; ++i) {
       std::vector<token> tokens;
-      for (auto n = random() % 60; n > 0; --n)
-        tokens.push_back(static_cast<token>(random() % 2));
+      for (auto n = random() % 60; n > 0; --n) tokens.push_back(static_cast<token>(random() % 2));
       int best = 0;
       for (const auto& s : stored) {
         const auto n =
