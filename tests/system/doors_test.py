@@ -7,7 +7,7 @@ import socket
 import threading
 import unittest
 
-from server import Lines, Server, main
+from server import TINY, Lines, Server, main
 
 try:
     import websockets
@@ -44,7 +44,8 @@ class DoorsTest(unittest.TestCase):
                     self.assertEqual(len(answers.read(length)), length)
             writer.join()
         grown = self.server.metric("process_resident_memory_bytes") - before
-        self.assertLess(grown, 16 << 20)
+        if not TINY:  # a sanitizer keeps what was freed for a while
+            self.assertLess(grown, 16 << 20)
 
     def check_pieces(self, pieces):
         """Every piece's tokens are its text, and the scores are those of the whole answer."""
@@ -61,7 +62,7 @@ class DoorsTest(unittest.TestCase):
     def test_echoed_scores_come_with_their_text_as_events(self):
         status, data = self.server.request("POST", "/v1/completions", {**ECHO, "stream": True})
         self.assertEqual(status, 200)
-        events = [line[6:] for line in data.decode().splitlines() if line.startswith("data: ")]
+        events = [line[6:] for line in data.decode().split("\n") if line.startswith("data: ")]
         choices = [json.loads(event)["choices"][0] for event in events[:-1]]
         self.check_pieces([(choice["text"], choice["logprobs"]) for choice in choices if choice["text"]])
 
