@@ -1,34 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "simulation.hpp"
+#include "tests/sim/simulation.hpp"
 
 #include <algorithm>
-#include <deque>
-#include <map>
-#include <memory>
-#include <vector>
 
-#include "cache/kv_cache.hpp"
-#include "scheduler/scheduler.hpp"
+#include "tests/sim/world.hpp"
 
 namespace foretoken::sim {
 namespace {
-
-using cache::cache_namespace;
-
-constexpr std::uint64_t mix(std::uint64_t x) noexcept {
-  x += 0x9E3779B97F4A7C15u;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-  return x ^ (x >> 31);
-}
-
-struct dice {
-  std::uint64_t state;
-  std::uint64_t next() noexcept { return mix(state++); }
-  int below(int n) noexcept { return static_cast<int>(next() % static_cast<std::uint64_t>(n)); }
-  int between(int low, int high) noexcept { return low + below(high - low + 1); }
-  bool chance(int percent) noexcept { return below(100) < percent; }
-};
 
 // The model: the next token is a hash of namespace, history and count of generated tokens.
 token next_token(cache_namespace space, const std::vector<token>& history, std::uint64_t count) {
@@ -38,64 +16,7 @@ token next_token(cache_namespace space, const std::vector<token>& history, std::
   return static_cast<token>(h % 7);
 }
 
-struct cell {
-  token id = -1;
-  int position = -1;
-  std::uint64_t space = 0;
-};
-
-struct client {
-  sequence_id id{};
-  cache_namespace space{};
-  std::vector<token> prompt, stream;
-  int max_tokens = 0;
-  bool score = false, done_seen = false, ended = false;
-  int scores_seen = 0;
-  int kills_at = -1;  // poison: the device dies when it computes this position
-  int killed = 0;     // devices so far
-};
-
-struct world {
-  world(std::uint64_t seed, fault what) : random{mix(seed)}, planted(what) {}
-
-  void fail(std::string text) {
-    if (out.failure.empty()) out.failure = std::move(text);
-  }
-  cell& at(page_id page, int offset) {
-    return memory[static_cast<std::size_t>(page) * page_tokens + static_cast<std::size_t>(offset)];
-  }
-  void start();
-  void add_client();
-  void cancel_one();
-  void plan_one();
-  void execute(const model::micro_batch& batch);
-  model::slice_result compute(const model::slice& part);
-  std::vector<token> read_history(const model::slice& part, const client& owner, int count);
-  void complete_one();
-  void take(const scheduler::progress& news);
-  void run_next();
-  void lose_device(bool ordered);
-  void die_of(client& poison);
-  client* poison_in(const model::micro_batch& batch);
-  void check_plan(const model::micro_batch& batch);
-  void check_books();
-  void fold(std::uint64_t value) { out.fingerprint = mix(out.fingerprint ^ value); }
-
-  dice random;
-  fault planted;
-  outcome out;
-  scheduler::options limits;
-  std::unique_ptr<cache::kv_cache> books;
-  std::unique_ptr<scheduler::batch_scheduler> plans;
-  std::vector<cell> memory;
-  std::map<sequence_id, client> clients;    // also ended ones while a micro-batch may hold them
-  std::vector<std::vector<token>> stems;    // shared beginnings of prompts
-  std::deque<model::micro_batch> flying;    // planned, oldest first
-  std::deque<model::step_result> executed;  // results of the oldest ones of `flying`
-  std::uint64_t next_id = 1;
-  int open = 0;
-  int poison_percent = 0, crashes_max = 3;
-};
+}  // namespace
 
 void world::start() {
   const int pages = random.between(8, 64);
@@ -164,39 +85,6 @@ void world::cancel_one() {
   ++out.cancelled;
 }
 
-void world::check_plan(const model::micro_batch& batch) {
-  int rows = 0;
-  std::vector<sequence_id> ids;
-  for (const auto& part : batch.slices) {
-    rows += static_cast<int>(part.tokens.size());
-    ids.push_back(part.sequence);
-    const client& owner = clients.at(part.sequence);
-    if (owner.ended) fail("an ended sequence was planned");
-    const int end = part.position + static_cast<int>(part.tokens.size());
-    const int known = static_cast<int>(owner.prompt.size() + owner.stream.size());
-    if (part.tokens.empty() || end > known) fail("a slice is empty or runs past the known tokens");
-    if (static_cast<int>(part.pages.size()) != (end + page_tokens - 1) / page_tokens)
-      fail("pages do not cover the slice");
-    const bool wants = end == known && owner.max_tokens > 0;
-    if (part.sample_last != wants) fail("sample_last is wrong");
-    if (static_cast<int>(owner.stream.size()) >= owner.max_tokens && owner.max_tokens > 0)
-      fail("planned past max_tokens");
-    if (part.generated_count != owner.stream.size()) fail("generated_count is wrong");
-    const bool penalised = part.sampling->repetition_penalty != 1 && part.sample_last;
-    if ((part.prompt != nullptr) != penalised) fail("prompt is filled wrongly");
-    if (part.generated != (penalised ? owner.stream : std::vector<token>{}))
-      fail("generated is filled wrongly");
-    if (!owner.score && part.score_all) fail("scores nobody asked for");
-    fold(static_cast<std::uint64_t>(part.sequence) * 1000003u +
-         static_cast<std::uint64_t>(part.position));
-    for (const page_id page : part.pages) fold(static_cast<std::uint64_t>(page));
-  }
-  std::sort(ids.begin(), ids.end());
-  if (std::adjacent_find(ids.begin(), ids.end()) != ids.end())
-    fail("a sequence stands twice in a batch");
-  if (rows > limits.step_tokens_max) fail("more rows than step_tokens_max");
-}
-
 void world::plan_one() {
   auto batch = plans->plan();
   if (!batch) return;
@@ -204,7 +92,9 @@ void world::plan_one() {
   fold(batch->step);
   ++out.steps;
   out.copies += batch->copies.size();
+  check_shared_prompts(*batch);
   flying.push_back(std::move(*batch));
+  check_decodes();
   if (static_cast<int>(flying.size()) > limits.credits) fail("more micro-batches than credits");
   const auto counts = plans->stats();
   if (counts.running > limits.sequences_max) fail("more sequences than sequences_max");
@@ -304,6 +194,8 @@ void world::take(const scheduler::progress& news) {
   if (c.scores_seen != owed) fail("a prompt ended without all its scores");
   out.cached += static_cast<std::uint64_t>(plans->cached_tokens(c.id));
   plans->end(c.id);
+  check_found_whole(c);
+  last_finished = c.id;
   c.ended = true;
   --open;
   ++out.finished;
@@ -370,15 +262,6 @@ void world::lose_device(bool ordered) {
   for (cell& c : memory) c = {};
 }
 
-void world::check_books() {
-  if (auto broken = books->audit(); !broken.empty()) fail("audit: " + broken);
-  const auto counts = books->counts();
-  if (counts.free + counts.cached + counts.used != books->pages()) fail("pages do not add up");
-  if (plans->idle() && counts.used != 0) fail("idle, and pages are still leased");
-}
-
-}  // namespace
-
 outcome run(std::uint64_t seed, fault planted) {
   world w(seed, planted);
   w.start();
@@ -420,6 +303,7 @@ outcome run(std::uint64_t seed, fault planted) {
   if (w.out.failure.empty() && !w.plans->idle())
     w.fail("nothing is left and the scheduler is not idle");
   if (w.out.failure.empty()) w.check_books();
+  if (w.out.failure.empty()) w.check_eviction_order();
   const auto stats = w.plans->stats();
   w.out.preemptions = stats.preemptions;
   w.out.recovered = stats.recovered;
