@@ -25,7 +25,7 @@ def header(results):
         return f"{min(values):.0f} to {max(values):.0f}" if values else "not measured"
     return (f"`python3 bench/peers`, {processor()}, {results['threads']} threads, {results['date']}, commit "
             f"{results['commit']}; medians of {results['rounds']} interleaved rounds. Of the same rounds: "
-            f"integer multiply-add peak {spread('gmac_per_second')} GMAC/s, stream {spread('gb_per_second')} GB/s.")
+            f"integer multiply-add peak {spread('gmac_per_second')} GMAC/s.")
 
 
 def speed_table(results):
