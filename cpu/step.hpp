@@ -74,8 +74,6 @@ class step final : public model::ops {
     bool sample = false;
   };
 
-  status check(const model::micro_batch& batch) const;
-  status check_slice(const model::slice& one) const;
   std::size_t at(int row_index, int stride) const noexcept;
   const float* angles(int row_index, int rope) const noexcept;  // cosines, then sines
   void fill_angles(int row_index);

@@ -75,7 +75,6 @@ class step final : public model::ops {
   int table_stride() const noexcept;
 
   status check(const model::micro_batch& batch) const;
-  status check_slice(const model::slice& one) const;
   void collect_tasks(const model::micro_batch& batch);
   bool on_host(const model::slice& owner) const noexcept;
   void choose_bucket(const model::micro_batch& batch);

@@ -5,6 +5,7 @@
 
 #include "base/assert.hpp"
 #include "gpu/step.hpp"
+#include "model/batch_check.hpp"
 
 namespace foretoken::gpu {
 namespace {
@@ -46,44 +47,10 @@ bool adjusts(const model::sampling_parameters& p) {
 
 }  // namespace
 
-status step::check_slice(const model::slice& one) const {
-  const auto tokens = static_cast<std::int64_t>(one.tokens.size());
-  const std::int64_t end = one.position + tokens;
-  if (tokens < 1 || one.position < 0 || end > shape().context) {
-    return broken("slice.tokens", "positions outside of the model's context");
-  }
-  if (static_cast<std::int64_t>(one.pages.size()) * page_tokens < end) {
-    return broken("slice.pages", "the pages do not cover the positions");
-  }
-  for (const page_id page : one.pages) {
-    if (static_cast<int>(page) < 0 || static_cast<int>(page) >= pages()) {
-      return broken("slice.pages", "no such page");
-    }
-  }
-  for (const token id : one.tokens) {
-    if (id < 0 || id >= shape().vocabulary) return broken("slice.tokens", "no such token");
-  }
-  if (one.score_next >= shape().vocabulary) return broken("slice.score_next", "no such token");
-  if (one.sample_last && !one.sampling) return broken("slice.sampling", "missing");
-  return {};
-}
-
 status step::check(const model::micro_batch& batch) const {
-  std::size_t total = 0;
-  for (const model::slice& one : batch.slices) {
-    FORETOKEN_TRY(check_slice(one));
-    total += one.tokens.size();
-  }
-  if (total > size_of(rows_max())) return broken("micro_batch", "more rows than rows_max");
+  FORETOKEN_TRY(model::check_batch(*this, batch));
   // The tables' part of the inputs has room for a copy a row.
   if (batch.copies.size() > size_of(rows_max())) return broken("micro_batch.copies", "too many");
-  for (const model::page_copy& copy : batch.copies) {
-    const bool known = static_cast<int>(copy.from) >= 0 && static_cast<int>(copy.from) < pages() &&
-                       static_cast<int>(copy.to) >= 0 && static_cast<int>(copy.to) < pages();
-    if (!known || copy.positions < 0 || copy.positions > page_tokens) {
-      return broken("micro_batch.copies", "no such page or position");
-    }
-  }
   return {};
 }
 
