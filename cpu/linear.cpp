@@ -29,36 +29,46 @@ class packed_linear final : public linear {
                        [](const linear_section& section) { return !section.integer; });
   }
 
+  const std::byte* tile_data(int tile) const noexcept override { return find(tile).data; }
+
   void apply(int tile,
              const activations& x,
              int row_begin,
              int row_end,
              float* y,
-             std::size_t y_stride) const override {
+             std::size_t y_stride,
+             const std::byte* next) const override {
     const activations::storage& from = x.get();
     FORETOKEN_ASSERT(tile >= 0 && tile < tiles() && row_begin >= 0 && row_end <= from.rows_max &&
                      static_cast<std::size_t>(columns_) <= from.stride);
     if (row_begin >= row_end) return;
-    const std::byte* at = memory_.data();
-    for (const linear_section& section : sections_) {
-      const int within = tile - section.first_tile;
-      if (within >= section.tiles) {
-        at += section.tile_bytes * static_cast<std::uint64_t>(section.tiles);
-        continue;
-      }
-      at += section.tile_bytes * static_cast<std::uint64_t>(within);
-      if (section.integer) {
-        kernels_.integer_tile(at, columns_ / block_columns, section.integers, from,
-                              {row_begin, row_end}, {y, y_stride});
-      } else {
-        kernels_.float_tile(at, columns_, section.floats, from, {row_begin, row_end},
-                            {y, y_stride});
-      }
-      return;
+    const place at = find(tile);
+    if (at.section->integer) {
+      kernels_.integer_tile({at.data, next, columns_ / block_columns}, at.section->integers, from,
+                            {row_begin, row_end}, {y, y_stride});
+    } else {
+      kernels_.float_tile(at.data, columns_, at.section->floats, from, {row_begin, row_end},
+                          {y, y_stride});
     }
   }
 
  private:
+  struct place {
+    const linear_section* section;
+    const std::byte* data;
+  };
+  place find(int tile) const noexcept {
+    const std::byte* at = memory_.data();
+    for (const linear_section& section : sections_) {
+      const int within = tile - section.first_tile;
+      if (within < section.tiles) {
+        return {&section, at + section.tile_bytes * static_cast<std::uint64_t>(within)};
+      }
+      at += section.tile_bytes * static_cast<std::uint64_t>(section.tiles);
+    }
+    return {&sections_.back(), at};
+  }
+
   int rows_;
   int columns_;
   std::uint64_t bytes_;

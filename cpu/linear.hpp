@@ -69,14 +69,18 @@ class linear {
   virtual bool reads_floats() const noexcept = 0;  // of its activations
   int tiles() const noexcept { return (rows() + tile_rows - 1) / tile_rows; }
 
+  // Where the bytes of a tile begin.
+  virtual const std::byte* tile_data(int tile) const noexcept = 0;
   // y[m * y_stride + (n - tile * tile_rows)] = W x for n in the tile, m in [row_begin, row_end).
-  // y holds tile_rows floats a row even in the last tile (the rest is unspecified).
+  // y holds tile_rows floats a row even in the last tile (the rest is unspecified). `next`: what
+  // this thread reads after the tile; it is asked for on the way, and may be null.
   virtual void apply(int tile,
                      const activations& x,
                      int row_begin,
                      int row_end,
                      float* y,
-                     std::size_t y_stride) const = 0;
+                     std::size_t y_stride,
+                     const std::byte* next = nullptr) const = 0;
 };
 
 // Bytes that pack() will take, computed before it does; 0 when pack() will refuse.

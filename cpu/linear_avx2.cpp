@@ -278,13 +278,12 @@ void stream_all(const stream& from, row_range rows) {
   for (; m < rows.end; ++m) stream_rows<Bits, Group, Planes, 1>(from, m);
 }
 
-void integer_tile(const std::byte* records,
-                  int blocks,
+void integer_tile(const integer_stream& tile,
                   const integer_form& form,
                   const activations::storage& x,
                   row_range rows,
                   tile_output out) {
-  const stream from{records, blocks, &form, &x, out};
+  const stream from{tile.records, tile.blocks, &form, &x, out};
   const bool halves = form.group == 16;
   FORETOKEN_ASSERT(halves || form.group == 32);
   if (form.bits == 8) {

@@ -6,17 +6,22 @@
 // exact row is two planes of bytes, which are multiplied as two rows and joined as 256 * high +
 // low.
 //
-// Blocks of four planes (four fast rows, two exact ones) x 64 outputs pass over the tile's records;
-// nibbles are parted in registers. With one or two rows memory is the limit: 0.625 bytes a weight
-// of q4_1. With more, the tile stays in the caches and the limit is arithmetic: per group a block
-// of four planes and 16 outputs costs 32 vpdpbusd and, on the same ports, 4 multiplications by the
-// row's scale, 4 multiply-adds of the scale and 4 of the minimum (half of these in exact). So at
-// most 73 % of vpdpbusd's rate can be reached in fast and 84 % in exact with minima, 80 % and 89 %
-// without; measured (Zen 4, one thread, q4_1, 1 to 128 rows): 67 and 81 %.
+// A block is up to four planes (four fast rows, two exact ones) of 32 outputs; with one or two
+// planes, of 64. Its sums and outputs stay in registers over all columns: a store of 64 bytes costs
+// as much as a vpdpbusd. Nibbles are parted in registers.
 //
-// Tried and dropped: parting eight records at a time into the first-level cache, for many rows.
-// Parting runs on ports that vpdpbusd leaves free, and bytes double the loads: 61 % (fast) and 77 %
-// (exact) at 128 rows. A whole copy of the weights as bytes was not built.
+// What limits it (Zen 4): vpdpbusd, multiplications and multiply-adds share one issue a cycle;
+// loads, logic, shifts, conversions and float additions are free beside them. Per group a block of
+// four planes and 16 outputs costs 32 vpdpbusd, 4 multiplications by the row's scale, 4 multiply-
+// adds of the scale and 4 of the minimum (half of these in exact). So at most 73 % of vpdpbusd's
+// rate can be reached in fast and 84 % in exact with minima, 80 % and 89 % without. Measured
+// (2 threads, q4_1, 3072 x 576): 70 to 73 % in the caches. From memory the stream hides behind the
+// multiplications as long as the thread asks in time for the tile that it takes next, evenly
+// between its multiplications: 20 % more at 32 rows, 70 % more at 8, twice as much at 4.
+//
+// Tried and dropped: blocks of 64 outputs with the outputs in memory (60 %); asking for the next
+// tile in one go, or into the first-level cache (the tile in use falls out). A whole copy of the
+// weights as bytes was not built: parting costs nothing here, and bytes double the stream.
 
 #if defined(__x86_64__)
 
@@ -33,8 +38,6 @@ namespace {
 using avx512::panels;
 using avx512::widen_halves;
 
-// How far ahead of the arithmetic the stream is asked for.
-constexpr std::size_t prefetch_bytes = 5120;
 FORETOKEN_AVX512_INLINE __m512i load_bytes(const void* from) {
   return _mm512_loadu_si512(from);
 }
@@ -45,11 +48,16 @@ FORETOKEN_AVX512_INLINE __m512i broadcast_quad(const std::int8_t* q) {
   return _mm512_set1_epi32(quad);
 }
 
-FORETOKEN_AVX512_INLINE void prefetch_record(const std::byte* from, std::size_t bytes) {
-  for (std::size_t i = 0; i < bytes; i += 64) {
-    _mm_prefetch(reinterpret_cast<const char*>(from) + prefetch_bytes + i, _MM_HINT_T0);
+// Where the stream goes on: asked for a line at a time, between the multiplications.
+// The second-level cache is where it fits: the first holds the tile that is multiplied.
+struct read_ahead {
+  const std::byte* at;
+  std::size_t stride;
+  FORETOKEN_AVX512_INLINE void next() {
+    _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
+    at += stride;
   }
-}
+};
 
 FORETOKEN_AVX512_INLINE void put_quants(std::int8_t* q, __m512i first, __m512i second) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(first));
@@ -93,6 +101,19 @@ FORETOKEN_AVX512_INLINE __m512 load_scales(const std::byte* scales, int vector) 
   return widen_halves(scales + 32 * vector);
 }
 
+// What a few rows do with a tile.
+struct stream_job {
+  integer_stream tile;
+  int offset;
+  const activations::storage& x;
+  int first_row;
+  tile_output out;
+  struct {
+    const std::byte* at;
+    std::size_t bytes;
+  } ahead;  // what to ask for
+};
+
 // Rows of activations that pass over a tile together.
 template <int Planes, int Rows>
 struct row_block {
@@ -123,16 +144,20 @@ struct row_block {
   }
 };
 
-template <int Lines>
-FORETOKEN_AVX512_INLINE void multiply(__m512i (&sums)[Lines][panels],
-                                      int panel,
-                                      __m512i weights,
-                                      const __m512i (&x)[Lines]) {
+// The registers of a block of rows and panels: integer sums of a group, outputs so far.
+template <int Planes, int Rows, int Panels>
+struct block_sums {
+  static constexpr int lines = Planes * Rows;
+  __m512i sums[lines][Panels];
+  __m512 y[Rows][Panels];
+
+  FORETOKEN_AVX512_INLINE void multiply(int panel, __m512i weights, const __m512i (&x)[lines]) {
 #pragma GCC unroll 4
-  for (int v = 0; v < Lines; ++v) {
-    sums[v][panel] = _mm512_dpbusd_epi32(sums[v][panel], weights, x[v]);
+    for (int v = 0; v < lines; ++v) {
+      sums[v][panel] = _mm512_dpbusd_epi32(sums[v][panel], weights, x[v]);
+    }
   }
-}
+};
 
 template <int Planes, int Rows>
 FORETOKEN_AVX512_INLINE void load_quads(const row_block<Planes, Rows>& rows,
@@ -143,12 +168,12 @@ FORETOKEN_AVX512_INLINE void load_quads(const row_block<Planes, Rows>& rows,
 }
 
 // Sums begin at -offset * x_sum, in the low plane.
-template <int Group, int Planes, int Rows>
+template <int Group, int Planes, int Rows, int Panels>
 FORETOKEN_AVX512_INLINE void begin_sums(const activations::storage& x,
                                         const row_block<Planes, Rows>& rows,
                                         int group,
                                         int offset,
-                                        __m512i (&sums)[Planes * Rows][panels]) {
+                                        block_sums<Planes, Rows, Panels>& block) {
 #pragma GCC unroll 4
   for (int v = 0; v < Planes * Rows; ++v) {
     int first = 0;
@@ -157,59 +182,62 @@ FORETOKEN_AVX512_INLINE void begin_sums(const activations::storage& x,
       first = -offset * (Group == 32 ? s[0] + s[1] : s[group]);
     }
 #pragma GCC unroll 4
-    for (int p = 0; p < panels; ++p) sums[v][p] = _mm512_set1_epi32(first);
+    for (int p = 0; p < Panels; ++p) block.sums[v][p] = _mm512_set1_epi32(first);
   }
 }
 
 // y = fma(sum, scale * x_scale, y), then the minimum: the order every kernel keeps.
-template <int Group, bool Minima, int Planes, int Rows>
+template <int Group, bool Minima, int Planes, int Rows, int Panels>
 FORETOKEN_AVX512_INLINE void add_group(const activations::storage& x,
                                        const row_block<Planes, Rows>& rows,
                                        int group,
                                        int panel,
                                        __m512 scale,
                                        __m512 minimum,
-                                       const __m512i (&sums)[Planes * Rows][panels],
-                                       __m512 (&y)[Rows]) {
+                                       block_sums<Planes, Rows, Panels>& block) {
 #pragma GCC unroll 4
   for (int m = 0; m < Rows; ++m) {
     const std::size_t at = rows.block(m);
-    __m512i sum = sums[m * Planes][panel];
+    __m512& y = block.y[m][panel];
+    __m512i sum = block.sums[m * Planes][panel];
     if constexpr (Planes == 2) {
-      sum = _mm512_add_epi32(_mm512_slli_epi32(sum, 8), sums[m * Planes + 1][panel]);
+      sum = _mm512_add_epi32(_mm512_slli_epi32(sum, 8), block.sums[m * Planes + 1][panel]);
     }
     const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x.scales[at]));
-    y[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), both, y[m]);
+    y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), both, y);
     if constexpr (Minima) {
       const float x_sum =
           Group == 32 ? x.sums[at] : x.half_sums[2 * at + static_cast<std::size_t>(group)];
-      y[m] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x_sum), y[m]);
+      y = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x_sum), y);
     }
   }
 }
 
-// Adds the products of one group of columns; `quants` are the group's.
-template <int Group, int Planes, int Rows>
+// Adds the products of one group of columns; `quants` are the group's, from the first panel on.
+template <int Group, int Planes, int Rows, int Panels>
 FORETOKEN_AVX512_INLINE void multiply_bytes(const std::byte* quants,
                                             const row_block<Planes, Rows>& rows,
                                             int first_column,
-                                            __m512i (&sums)[Planes * Rows][panels]) {
+                                            read_ahead& ahead,
+                                            block_sums<Planes, Rows, Panels>& block) {
 #pragma GCC unroll 8
   for (int step = 0; step < Group / 4; ++step) {
     __m512i x[Planes * Rows];
     load_quads(rows, first_column + 4 * step, x);
 #pragma GCC unroll 4
-    for (int p = 0; p < panels; ++p) {
-      multiply(sums, p, load_bytes(quants + (step * panels + p) * 64), x);
+    for (int p = 0; p < Panels; ++p) {
+      ahead.next();
+      block.multiply(p, load_bytes(quants + (step * panels + p) * 64), x);
     }
   }
 }
 
-template <int Group, int Planes, int Rows>
+template <int Group, int Planes, int Rows, int Panels>
 FORETOKEN_AVX512_INLINE void multiply_nibbles(const std::byte* quants,
                                               const row_block<Planes, Rows>& rows,
                                               int first_column,
-                                              __m512i (&sums)[Planes * Rows][panels]) {
+                                              read_ahead& ahead,
+                                              block_sums<Planes, Rows, Panels>& block) {
   const __m512i mask = _mm512_set1_epi8(15);
 #pragma GCC unroll 4
   for (int step = 0; step < Group / 8; ++step) {
@@ -218,78 +246,73 @@ FORETOKEN_AVX512_INLINE void multiply_nibbles(const std::byte* quants,
     load_quads(rows, first_column + 8 * step, low);
     load_quads(rows, first_column + 8 * step + 4, high);
 #pragma GCC unroll 4
-    for (int p = 0; p < panels; ++p) {
+    for (int p = 0; p < Panels; ++p) {
+      ahead.next();
       const __m512i both = load_bytes(quants + (step * panels + p) * 64);
-      multiply(sums, p, _mm512_and_si512(both, mask), low);
-      multiply(sums, p, _mm512_and_si512(_mm512_srli_epi16(both, 4), mask), high);
+      block.multiply(p, _mm512_and_si512(both, mask), low);
+      block.multiply(p, _mm512_and_si512(_mm512_srli_epi16(both, 4), mask), high);
     }
   }
 }
 
-// Outputs of a block of rows between two groups: in memory, because the sums take the registers.
-template <int Rows>
-struct output_block {
-  float* y;
-  std::size_t stride;
-  FORETOKEN_AVX512_INLINE void load(int panel, __m512 (&to)[Rows]) const {
-#pragma GCC unroll 4
-    for (int m = 0; m < Rows; ++m) to[m] = _mm512_loadu_ps(at(m, panel));
-  }
-  FORETOKEN_AVX512_INLINE void store(int panel, const __m512 (&from)[Rows]) const {
-#pragma GCC unroll 4
-    for (int m = 0; m < Rows; ++m) _mm512_storeu_ps(at(m, panel), from[m]);
-  }
-  FORETOKEN_AVX512_INLINE float* at(int m, int panel) const {
-    return y + static_cast<std::size_t>(m) * stride + 16 * panel;
-  }
-};
-
-template <int Bits, int Group, bool Wide, bool Minima, int Planes, int Rows>
-FORETOKEN_AVX512 void stream_rows(const std::byte* record,
-                                  int blocks,
-                                  int offset,
-                                  const activations::storage& x,
-                                  int first_row,
-                                  tile_output out_rows) {
+// Rows x Panels outputs over all columns.
+template <int Bits, int Group, bool Wide, bool Minima, int Planes, int Rows, int Panels>
+FORETOKEN_AVX512_INLINE void stream_panels(const stream_job& job,
+                                           int first_panel,
+                                           read_ahead ahead) {
   constexpr integer_form form{Bits, Group, Wide, Minima, 0};
-  constexpr std::size_t bytes = form.record_bytes();
-  row_block<Planes, Rows> rows(x, first_row, 0);
-  const output_block<Rows> out{out_rows.y + static_cast<std::size_t>(first_row) * out_rows.stride,
-                               out_rows.stride};
-  const __m512 zeros[Rows] = {};
-  for (int p = 0; p < panels; ++p) out.store(p, zeros);
-  for (int b = 0; b < blocks; ++b, record += bytes, rows.next()) {
-    prefetch_record(record, bytes);
+  row_block<Planes, Rows> rows(job.x, job.first_row, 0);
+  block_sums<Planes, Rows, Panels> block;
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows * Panels; ++i) block.y[i / Panels][i % Panels] = _mm512_setzero_ps();
+  const std::byte* record = job.tile.records;
+  for (int b = 0; b < job.tile.blocks; ++b, record += form.record_bytes(), rows.next()) {
     const std::byte* const scales = record + form.quant_bytes();
     for (int g = 0; g < form.groups(); ++g) {
-      const std::byte* const quants = record + g * Group * tile_rows * Bits / 8;
-      __m512i sums[Planes * Rows][panels];
-      begin_sums<Group>(x, rows, g, offset, sums);
+      const std::byte* const quants = record + g * Group * tile_rows * Bits / 8 + first_panel * 64;
+      begin_sums<Group>(job.x, rows, g, job.offset, block);
       if constexpr (Bits == 4) {
-        multiply_nibbles<Group>(quants, rows, g * Group, sums);
+        multiply_nibbles<Group>(quants, rows, g * Group, ahead, block);
       } else {
-        multiply_bytes<Group>(quants, rows, g * Group, sums);
+        multiply_bytes<Group>(quants, rows, g * Group, ahead, block);
       }
 #pragma GCC unroll 4
-      for (int p = 0; p < panels; ++p) {
-        __m512 part[Rows];
-        out.load(p, part);
-        const __m512 scale = load_scales<Wide>(scales, g * panels + p);
+      for (int p = 0; p < Panels; ++p) {
+        ahead.next();
+        const __m512 scale = load_scales<Wide>(scales, g * panels + first_panel + p);
         __m512 minimum = scale;
         if constexpr (Minima) {
-          minimum = load_scales<Wide>(scales + form.scale_bytes(), g * panels + p);
+          minimum = load_scales<Wide>(scales + form.scale_bytes(), g * panels + first_panel + p);
         }
-        add_group<Group, Minima>(x, rows, g, p, scale, minimum, sums, part);
-        out.store(p, part);
+        add_group<Group, Minima>(job.x, rows, g, p, scale, minimum, block);
       }
     }
+  }
+#pragma GCC unroll 4
+  for (int m = 0; m < Rows; ++m) {
+    float* const to = job.out.y + static_cast<std::size_t>(job.first_row + m) * job.out.stride;
+#pragma GCC unroll 4
+    for (int p = 0; p < Panels; ++p) _mm512_storeu_ps(to + 16 * (first_panel + p), block.y[m][p]);
+  }
+}
+
+// Rows of a tile; the lines asked for are spread over all multiplications.
+template <int Bits, int Group, bool Wide, bool Minima, int Planes, int Rows>
+FORETOKEN_AVX512 void stream_rows(const stream_job& job) {
+  constexpr integer_form form{Bits, Group, Wide, Minima, 0};
+  constexpr int at_once = Planes * Rows > 2 ? 2 : panels;
+  constexpr int units = panels * (block_columns * Bits / 32 + form.groups());  // of next() a record
+  const std::size_t stride = job.ahead.bytes / static_cast<std::size_t>(units * job.tile.blocks);
+  const std::size_t share = job.ahead.bytes * at_once / panels;
+  read_ahead ahead{job.ahead.at, stride};
+  for (int p = 0; p < panels; p += at_once, ahead.at += share) {
+    stream_panels<Bits, Group, Wide, Minima, Planes, Rows, at_once>(job, p, ahead);
   }
 }
 
 // ---- the kernel for a form and a number of rows ----
 
-using stream_function =
-    void (*)(const std::byte*, int, int, const activations::storage&, int, tile_output);
+using stream_function = void (*)(const stream_job&);
 
 template <int Bits, int Group, bool Wide, bool Minima>
 stream_function stream_of(int planes, int rows) {
@@ -326,8 +349,7 @@ stream_function find_stream(const integer_form& form, int planes, int rows) {
   return known ? stream_of<8, 16, true, false>(planes, rows) : nullptr;
 }
 
-void integer_tile(const std::byte* records,
-                  int blocks,
+void integer_tile(const integer_stream& tile,
                   const integer_form& form,
                   const activations::storage& x,
                   row_range rows,
@@ -335,10 +357,16 @@ void integer_tile(const std::byte* records,
   const int most = 4 / x.planes;
   const stream_function whole = find_stream(form, x.planes, most);
   FORETOKEN_ASSERT(whole != nullptr);
-  int m = rows.begin;
-  for (; m + most <= rows.end; m += most) whole(records, blocks, form.offset, x, m, out);
-  if (m == rows.end) return;
-  find_stream(form, x.planes, rows.end - m)(records, blocks, form.offset, x, m, out);
+  const int passes = (rows.end - rows.begin + most - 1) / most;
+  const std::size_t bytes = form.record_bytes() * static_cast<std::size_t>(tile.blocks);
+  const std::size_t share = tile.next == nullptr ? 0 : bytes / static_cast<std::size_t>(passes);
+  stream_job job{tile,       form.offset, x,
+                 rows.begin, out,         {tile.next ? tile.next : tile.records, share}};
+  for (; job.first_row + most <= rows.end; job.first_row += most) {
+    whole(job);
+    job.ahead.at += share;
+  }
+  if (job.first_row < rows.end) find_stream(form, x.planes, rows.end - job.first_row)(job);
 }
 
 }  // namespace

@@ -93,6 +93,14 @@ struct integer_form {
 
 enum class float_form { f32, f16, bf16 };
 
+// A tile's records, and what is read after them: asked for on the way, a line at a time between the
+// multiplications, so that the stream does not stop for arithmetic. Null: nothing known.
+struct integer_stream {
+  const std::byte* records = nullptr;
+  const std::byte* next = nullptr;
+  int blocks = 0;
+};
+
 struct row_range {
   int begin = 0, end = 0;
 };
@@ -108,8 +116,7 @@ struct linear_kernels {
   bool words = false;
   // One block of 32 values into block `at` (counted over all rows).
   void (*quantise)(const activations::storage& to, std::size_t at, const float* x);
-  void (*integer_tile)(const std::byte* records,
-                       int blocks,
+  void (*integer_tile)(const integer_stream& tile,
                        const integer_form& form,
                        const activations::storage& x,
                        row_range rows,

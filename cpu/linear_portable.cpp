@@ -80,15 +80,15 @@ void integer_block(const integer_chunk& chunk,
   }
 }
 
-void integer_tile(const std::byte* records,
-                  int blocks,
+void integer_tile(const integer_stream& tile,
                   const integer_form& form,
                   const activations::storage& x,
                   row_range rows,
                   tile_output out) {
   integer_chunk chunk;
-  for (int first = 0; first < blocks; first += chunk_blocks) {
-    const int count = std::min(chunk_blocks, blocks - first);
+  const std::byte* records = tile.records;
+  for (int first = 0; first < tile.blocks; first += chunk_blocks) {
+    const int count = std::min(chunk_blocks, tile.blocks - first);
     unpack_chunk(records, count, form, widen_scales, chunk);
     records += form.record_bytes() * static_cast<std::size_t>(count);
     for (int m = rows.begin; m < rows.end; ++m) {

@@ -202,24 +202,26 @@ const float* step::norm_row(int row_index,
 
 // x += post_norm(W inputs + bias).
 void step::add_output(const linear& matrix,
+                      const linear& following,
                       const activations& inputs,
                       const std::vector<float>& bias,
                       const std::vector<float>& post_norm) {
   const int count = static_cast<int>(rows_.size());
   float* target = post_norm.empty() ? x_.data() : output_.data();
   const int stride = post_norm.empty() ? sizes_.width : sizes_.output;
-  each_tile(matrix, tile_inputs(inputs), count, [&](int tile, int first, int end, const float* y) {
-    const int column = tile * tile_rows;
-    const int columns = std::min(tile_rows, sizes_.width - column);
-    for (int r = first; r < end; ++r, y += tile_rows) {
-      float* to = target + at(r, stride) + column;
-      const float* b = bias.empty() ? nullptr : bias.data() + column;
-      for (int i = 0; i < columns; ++i) {
-        const float value = b ? y[i] + b[i] : y[i];
-        to[i] = post_norm.empty() ? to[i] + value : value;
-      }
-    }
-  });
+  each_tile(matrix, following, tile_inputs(inputs), count,
+            [&](int tile, int first, int end, const float* y) {
+              const int column = tile * tile_rows;
+              const int columns = std::min(tile_rows, sizes_.width - column);
+              for (int r = first; r < end; ++r, y += tile_rows) {
+                float* to = target + at(r, stride) + column;
+                const float* b = bias.empty() ? nullptr : bias.data() + column;
+                for (int i = 0; i < columns; ++i) {
+                  const float value = b ? y[i] + b[i] : y[i];
+                  to[i] = post_norm.empty() ? to[i] + value : value;
+                }
+              }
+            });
   if (post_norm.empty()) return;
   each_row(count, [&](int row_index, int thread) {
     float* normed = scratch_.data() + at(thread, std::max(sizes_.columns, sizes_.qkv));
@@ -260,7 +262,7 @@ void step::ffn_input(int layer) {
     inputs_.set(row_index, norm_row(row_index, from.ffn_norm, from.ffn_norm_bias, thread),
                 sizes_.width);
   });
-  each_tile(*from.gate_up, tile_inputs(inputs_), count,
+  each_tile(*from.gate_up, *from.down, tile_inputs(inputs_), count,
             [&](int tile, int first, int end, float* y) {
               if (weights_->interleaved) return gate_tile(tile, first, end, y);
               const int column = tile * tile_rows;
@@ -276,9 +278,15 @@ void step::ffn_input(int layer) {
   });
 }
 
+// The matrix that is read after a layer's last one.
+const linear& step::after_layer(int layer) const noexcept {
+  const auto next = static_cast<std::size_t>(layer) + 1;
+  return next < weights_->layers.size() ? *weights_->layers[next].qkv : *weights_->head;
+}
+
 void step::ffn_output(int layer) {
   const layer_weights& from = weights_->layers[static_cast<std::size_t>(layer)];
-  add_output(*from.down, hidden_inputs_, from.down_bias, from.ffn_post_norm);
+  add_output(*from.down, after_layer(layer), hidden_inputs_, from.down_bias, from.ffn_post_norm);
 }
 
 }  // namespace foretoken::cpu

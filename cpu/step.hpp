@@ -81,9 +81,16 @@ class step final : public model::ops {
   // Runs work(row, thread) over all rows: by the caller alone when they are few (no barrier).
   template <class Work>
   void each_row(int count, Work&& work);
-  // Runs work(tile, first row, end row, y of that block) over all tiles, `rows` rows of inputs.
+  int tile_parts(const linear& matrix, int rows) const noexcept;
+  // Runs work(tile, first row, end row, y of that block) over all tiles, `rows` rows of inputs;
+  // `following` is the matrix that is read next.
   template <class Work>
-  void each_tile(const linear& matrix, const tile_inputs& inputs, int rows, Work&& work);
+  void each_tile(const linear& matrix,
+                 const linear& following,
+                 const tile_inputs& inputs,
+                 int rows,
+                 Work&& work);
+  const linear& after_layer(int layer) const noexcept;
   // Inputs of 16 bits: in fast, an object of their own.
   activations& precise_inputs() noexcept { return precise_ ? *precise_ : inputs_; }
   int first_precise_tile() const noexcept;  // of fused QKV
@@ -97,6 +104,7 @@ class step final : public model::ops {
   void append(int row_index, int layer, const float* keys, const float* values, int thread);
   void attend_rows(int layer, const row& first, int first_row, int count, int kv_head);
   void add_output(const linear& matrix,
+                  const linear& following,
                   const activations& inputs,
                   const std::vector<float>& bias,
                   const std::vector<float>& post_norm);

@@ -98,7 +98,7 @@ void step::attention_input(int layer) {
     if (precise_) precise_->set(row_index, normed, sizes_.width);
   });
   const tile_inputs inputs(inputs_, precise_inputs(), first_precise_tile());
-  each_tile(*from.qkv, inputs, count, [&](int tile, int first, int end, const float* y) {
+  each_tile(*from.qkv, *from.o, inputs, count, [&](int tile, int first, int end, const float* y) {
     for (int r = first; r < end; ++r, y += tile_rows) {
       std::copy_n(y, tile_rows, qkv_.data() + at(r, sizes_.qkv) + tile * tile_rows);
     }
@@ -161,7 +161,7 @@ void step::attention_output(int layer) {
       inputs_.set(row_index, attention_.data() + at(row_index, sizes_.attention), sizes_.attention);
     });
   }
-  add_output(*from.o, inputs_, from.o_bias, from.attention_post_norm);
+  add_output(*from.o, *from.gate_up, inputs_, from.o_bias, from.attention_post_norm);
 }
 
 }  // namespace foretoken::cpu

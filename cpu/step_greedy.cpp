@@ -101,11 +101,13 @@ void step::run_bounded_block(std::span<const head_task> tasks, model::step_resul
   const int count = static_cast<int>(tasks.size());
   const linear& head = *weights_->head;
   set_bounded_inputs(tasks);
-  each_tile(head, tile_inputs(inputs_), count, [&](int tile, int first, int end, const float* y) {
-    for (int r = first; r < end; ++r, y += tile_rows) {
-      tile_tops_[at(r, head.tiles()) + static_cast<std::size_t>(tile)] = largest_of(tile, y);
-    }
-  });
+  each_tile(head, *weights_->layers.front().qkv, tile_inputs(inputs_), count,
+            [&](int tile, int first, int end, const float* y) {
+              for (int r = first; r < end; ++r, y += tile_rows) {
+                tile_tops_[at(r, head.tiles()) + static_cast<std::size_t>(tile)] =
+                    largest_of(tile, y);
+              }
+            });
   collect_candidates(count);
   threads_.run(static_cast<int>(candidates_.size()), [&](int ticket, int thread) {
     candidate& one = candidates_[static_cast<std::size_t>(ticket)];

@@ -57,7 +57,7 @@ void step::run_head_block(std::span<const head_task> tasks, model::step_result& 
     inputs.set(i, norm_row(row_index, weights_->final_norm, weights_->final_norm_bias, thread),
                sizes_.width);
   });
-  each_tile(*weights_->head, tile_inputs(inputs), count,
+  each_tile(*weights_->head, *weights_->layers.front().qkv, tile_inputs(inputs), count,
             [&](int tile, int first, int end, const float* y) {
               for (int r = first; r < end; ++r, y += tile_rows) {
                 std::copy_n(y, tile_rows, logits_.data() + at(r, sizes_.logits) + tile * tile_rows);

@@ -27,16 +27,34 @@ void step::each_row(int count, Work&& work) {
   threads_.run(count, work);
 }
 
-template <class Work>
-void step::each_tile(const linear& matrix, const tile_inputs& inputs, int rows, Work&& work) {
+// Tickets of a tile: so many that none has too many rows, and that every thread has as many
+// tickets when the tiles do not come out even (a kernel's block is four rows).
+inline int step::tile_parts(const linear& matrix, int rows) const noexcept {
   const int parts = (rows + ticket_rows - 1) / ticket_rows;
-  threads_.run(matrix.tiles() * parts, [&](int ticket, int thread) {
+  const bool even = matrix.tiles() * parts % threads_.threads() == 0;
+  return even || rows < 8 * parts ? parts : 2 * parts;
+}
+
+template <class Work>
+void step::each_tile(const linear& matrix,
+                     const linear& following,
+                     const tile_inputs& inputs,
+                     int rows,
+                     Work&& work) {
+  const int parts = tile_parts(matrix, rows);
+  const int tickets = matrix.tiles() * parts;
+  const int rows_a_part = (rows + 4 * parts - 1) / (4 * parts) * 4;
+  threads_.run(tickets, [&](int ticket, int thread) {
     const int tile = ticket / parts;
-    const int first = ticket % parts * ticket_rows;
-    const int end = std::min(rows, first + ticket_rows);
+    const int first = std::min(rows, ticket % parts * rows_a_part);
+    const int end = std::min(rows, first + rows_a_part);
+    const bool last = ticket + 1 == threads_.first_ticket(thread + 1, tickets);
+    const std::byte* const next =
+        last ? following.tile_data(threads_.first_ticket(thread, following.tiles()))
+             : matrix.tile_data(std::min(tile + 1, matrix.tiles() - 1));
     float* y = tiles_.data() + at(thread, sizes_.rows * tile_rows);
-    matrix.apply(tile, inputs.of(tile), first, end, y, tile_rows);
-    work(tile, first, end, y + at(first, tile_rows));
+    matrix.apply(tile, inputs.of(tile), first, end, y, tile_rows, next);
+    if (first < end) work(tile, first, end, y + at(first, tile_rows));
   });
 }
 

@@ -41,47 +41,72 @@ bool spin_until(Ready&& ready) {
   return ready();
 }
 
-// The phase, its ticket count and the next ticket in one word, so that a thread that wakes late
-// takes a ticket of the current phase or none: [phase 16 | tickets 24 | next 24].
+// The tickets of a share that nobody has taken, in one word with the phase, so that a thread that
+// wakes late takes a ticket of the current phase or none: [phase 16 | end 24 | next 24].
 constexpr int ticket_bits = 24;
 constexpr std::uint64_t ticket_mask = (std::uint64_t{1} << ticket_bits) - 1;
+constexpr std::uint64_t one_less = std::uint64_t{1} << ticket_bits;  // from the end
 
-std::uint64_t first_cursor(std::uint64_t phase, int tickets) noexcept {
-  return (phase << (2 * ticket_bits)) | (static_cast<std::uint64_t>(tickets) << ticket_bits);
+std::uint64_t share_word(std::uint64_t phase, int first, int end) noexcept {
+  return (phase << (2 * ticket_bits)) | (static_cast<std::uint64_t>(end) << ticket_bits) |
+         static_cast<std::uint64_t>(first);
 }
-bool has_ticket(std::uint64_t cursor) noexcept {
-  return (cursor & ticket_mask) < ((cursor >> ticket_bits) & ticket_mask);
+int first_of(std::uint64_t word) noexcept {
+  return static_cast<int>(word & ticket_mask);
+}
+int end_of(std::uint64_t word) noexcept {
+  return static_cast<int>((word >> ticket_bits) & ticket_mask);
 }
 
 }  // namespace
 
 struct thread_pool::state {
-  alignas(64) std::atomic<std::uint64_t> cursor{0};
+  struct alignas(64) share {
+    std::atomic<std::uint64_t> word{0};
+  };
+  std::vector<share> shares;                  // one a thread
   alignas(64) std::atomic<int> remaining{0};  // tickets of this phase that are not finished
   // Written by the caller before a phase is published; read only by holders of one of its tickets.
   alignas(64) ticket_function work = nullptr;
   void* context = nullptr;
 
-  alignas(64) std::atomic<int> parked{0};  // sleeping workers
+  alignas(64) std::atomic<std::uint64_t> published{0};  // phases so far
+  alignas(64) std::atomic<int> parked{0};               // sleeping workers
   std::atomic<bool> caller_parked{false};
   std::atomic<bool> stopping{false};
   std::mutex mutex;
   std::condition_variable work_ready;
   std::condition_variable phase_done;
-  std::uint64_t phase = 0;
   std::vector<std::thread> workers;
 
-  // Takes and runs one ticket; false when none is left.
-  bool run_one(int thread) {
-    std::uint64_t seen = cursor.load(std::memory_order_acquire);
-    do {
-      if (!has_ticket(seen)) return false;
-    } while (!cursor.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel,
-                                           std::memory_order_acquire));
-    // The phase cannot end while this ticket is open, so work and context stay what they are.
-    work(context, static_cast<int>(seen & ticket_mask), thread);
-    if (remaining.fetch_sub(1, std::memory_order_seq_cst) == 1) wake_caller();
-    return true;
+  explicit state(int threads) : shares(static_cast<std::size_t>(threads)) {}
+
+  // A ticket of the share: its owner's from the front, in order, another thread's from the end; -1
+  // when none is left.
+  int take(share& from, bool own) noexcept {
+    std::uint64_t seen = from.word.load(std::memory_order_acquire);
+    while (first_of(seen) < end_of(seen)) {
+      if (from.word.compare_exchange_weak(seen, own ? seen + 1 : seen - one_less,
+                                          std::memory_order_acq_rel, std::memory_order_acquire)) {
+        return own ? first_of(seen) : end_of(seen) - 1;
+      }
+    }
+    return -1;
+  }
+
+  // Runs the thread's own share, then what is left of the others'. The phase cannot end before the
+  // count is given back, so work and context stay what they are.
+  void run_tickets(int thread) {
+    const int count = static_cast<int>(shares.size());
+    int done = 0;
+    for (int i = 0; i < count; ++i) {
+      share& from = shares[static_cast<std::size_t>((thread + i) % count)];
+      for (int ticket = take(from, i == 0); ticket >= 0; ticket = take(from, i == 0)) {
+        work(context, ticket, thread);
+        ++done;
+      }
+    }
+    if (done > 0 && remaining.fetch_sub(done, std::memory_order_seq_cst) == done) wake_caller();
   }
 
   void wake_caller() {
@@ -90,19 +115,22 @@ struct thread_pool::state {
     phase_done.notify_one();
   }
 
-  bool wanted() const noexcept {
+  bool wanted(std::uint64_t seen) const noexcept {
     return stopping.load(std::memory_order_seq_cst) ||
-           has_ticket(cursor.load(std::memory_order_seq_cst));
+           published.load(std::memory_order_seq_cst) != seen;
   }
 
   void worker(int thread) {
+    std::uint64_t seen = 0;
     while (!stopping.load(std::memory_order_relaxed)) {
-      if (run_one(thread)) continue;
-      if (spin_until([this] { return wanted(); })) continue;
-      std::unique_lock lock(mutex);
-      parked.fetch_add(1, std::memory_order_seq_cst);
-      work_ready.wait(lock, [this] { return wanted(); });
-      parked.fetch_sub(1, std::memory_order_seq_cst);
+      if (!spin_until([&] { return wanted(seen); })) {
+        std::unique_lock lock(mutex);
+        parked.fetch_add(1, std::memory_order_seq_cst);
+        work_ready.wait(lock, [&] { return wanted(seen); });
+        parked.fetch_sub(1, std::memory_order_seq_cst);
+      }
+      seen = published.load(std::memory_order_seq_cst);
+      run_tickets(thread);
     }
   }
 
@@ -116,7 +144,7 @@ struct thread_pool::state {
   }
 };
 
-thread_pool::thread_pool(int threads) : state_(std::make_unique<state>()) {
+thread_pool::thread_pool(int threads) : state_(std::make_unique<state>(threads)) {
   FORETOKEN_ASSERT(threads >= 1);
   state_->workers.reserve(static_cast<std::size_t>(threads - 1));
   for (int i = 1; i < threads; ++i) {
@@ -142,6 +170,10 @@ int thread_pool::threads() const noexcept {
   return static_cast<int>(state_->workers.size()) + 1;
 }
 
+int thread_pool::first_ticket(int thread, int tickets) const noexcept {
+  return static_cast<int>(std::int64_t{tickets} * thread / threads());
+}
+
 void thread_pool::run_tickets(int tickets, ticket_function work, void* context) {
   FORETOKEN_ASSERT(tickets >= 0 && static_cast<std::uint64_t>(tickets) < ticket_mask);
   if (state_->workers.empty() || tickets <= 1) {
@@ -152,15 +184,21 @@ void thread_pool::run_tickets(int tickets, ticket_function work, void* context) 
   s.work = work;
   s.context = context;
   s.remaining.store(tickets, std::memory_order_relaxed);
-  s.cursor.store(first_cursor(++s.phase & 0xFFFF, tickets), std::memory_order_seq_cst);
+  const std::uint64_t phase = s.published.load(std::memory_order_relaxed) + 1;
+  const int count = threads();
+  for (int t = 0; t < count; ++t) {
+    s.shares[static_cast<std::size_t>(t)].word.store(
+        share_word(phase & 0xFFFF, first_ticket(t, tickets), first_ticket(t + 1, tickets)),
+        std::memory_order_release);
+  }
+  s.published.store(phase, std::memory_order_seq_cst);
   if (s.parked.load(std::memory_order_seq_cst) > 0) {
     {
       const std::lock_guard lock(s.mutex);
     }  // a worker about to sleep has seen the phase or sleeps
     s.work_ready.notify_all();
   }
-  while (s.run_one(0)) {
-  }
+  s.run_tickets(0);
   s.wait_for_others();
 }
 

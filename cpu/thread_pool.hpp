@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// Compute threads that run one phase at a time. The caller is thread 0; a phase is cut into tickets
-// that whoever is free takes, so a thread that the system put to sleep never holds up the others by
-// more than one ticket. Waiting threads spin briefly, then park.
+// Compute threads that run one phase at a time. The caller is thread 0. A phase is cut into
+// tickets; each thread has an equal share of neighbouring ones, which it runs in order (so that it
+// knows what it reads next), and then takes others' from the end. So a thread that the system put
+// to sleep never holds up the others by more than one ticket. Waiting threads spin briefly, then
+// park.
 
 #include <memory>
 #include <type_traits>
@@ -15,6 +17,8 @@ class thread_pool {
   explicit thread_pool(int threads);
   ~thread_pool();
   int threads() const noexcept;
+  // The first ticket of a thread's share; for threads(): `tickets`.
+  int first_ticket(int thread, int tickets) const noexcept;
 
   // Runs work(ticket, thread) for every ticket in [0, tickets), and returns when all are done. One
   // caller at a time. `work` must not throw and must not depend on which thread runs it.
