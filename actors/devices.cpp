@@ -67,6 +67,7 @@ result<std::unique_ptr<model::ops>> take_over(const options& chosen,
   }
   auto device = chosen.cpu;
   device.kv_saturated = &metrics->kv_saturated;
+  device.packed.use = cpu::packed_cache::off;  // requests wait, and the process is to end
   device.kv_bytes =
       static_cast<std::uint64_t>(pages) * cpu::plan_memory(**file, device).kv_page_bytes;
   auto weights = cpu::prepare_weights(**file, device);
@@ -163,6 +164,15 @@ void describe(loaded_model& loaded, const model::model_file& file) {
   loaded.info.created = static_cast<std::int64_t>(std::time(nullptr));
 }
 
+// The file without its matrices, when the CPU is to compute and their packed form is on disk.
+std::shared_ptr<const model::model_file> recall_outline(const options& chosen) {
+  using kind = gpu::device_choice::kind;
+  const auto choice = gpu::parse_device_choice(chosen.device);
+  if (!choice || choice->what == kind::cuda) return nullptr;
+  if (choice->what == kind::automatic && find_gpu(*choice, chosen)) return nullptr;
+  return cpu::recall_model(chosen.model, chosen.cpu);
+}
+
 }  // namespace
 
 result<prepared_device> choose_device(const model::model_file& file,
@@ -185,23 +195,18 @@ result<prepared_device> choose_device(const model::model_file& file,
   return prepare_cpu(file, chosen, std::move(metrics), progress);
 }
 
-result<std::shared_ptr<const loaded_model>> prepare_model(const options& chosen,
-                                                          std::shared_ptr<counters> metrics,
-                                                          const load_progress& progress) {
-  const auto stage = [&](const char* name) -> model::load_progress {
-    if (!progress) return {};
-    return
-        [&progress, name](std::uint64_t done, std::uint64_t total) { progress(name, done, total); };
-  };
-  auto read = model::model_file::load(chosen.model, stage("reading"));
-  if (!read) return read.error();
-  const auto& file = **read;
+namespace {
+
+result<std::shared_ptr<const loaded_model>> prepare_from(const model::model_file& file,
+                                                         const options& chosen,
+                                                         std::shared_ptr<counters> metrics,
+                                                         const model::load_progress& progress) {
   auto loaded = std::make_shared<loaded_model>();
   auto words = tokenizer::tokenizer::make(file.vocabulary);
   if (!words) return words.error();
   loaded->words = std::move(words).value();
   FORETOKEN_TRY(choose_chat(*loaded, file, chosen));
-  auto device = choose_device(file, chosen, metrics, stage("preparing"));
+  auto device = choose_device(file, chosen, std::move(metrics), progress);
   if (!device) return device.error();
   loaded->shape = file.shape;
   if (chosen.context_max > 0)
@@ -222,6 +227,27 @@ result<std::shared_ptr<const loaded_model>> prepare_model(const options& chosen,
   log::info("model", "{} ({}, {}) is ready on {}", loaded->info.name, loaded->info.architecture,
             loaded->info.format, device->name);
   return std::shared_ptr<const loaded_model>(std::move(loaded));
+}
+
+}  // namespace
+
+result<std::shared_ptr<const loaded_model>> prepare_model(const options& chosen,
+                                                          std::shared_ptr<counters> metrics,
+                                                          const load_progress& progress) {
+  const auto stage = [&](const char* name) -> model::load_progress {
+    if (!progress) return {};
+    return
+        [&progress, name](std::uint64_t done, std::uint64_t total) { progress(name, done, total); };
+  };
+  const auto outline = recall_outline(chosen);
+  if (outline) {
+    auto recalled = prepare_from(*outline, chosen, metrics, stage("preparing"));
+    if (recalled || recalled.error().field != "packed weights") return recalled;
+    log::info("model", "{}; packing again", to_string(recalled.error()));
+  }
+  auto read = model::model_file::load(chosen.model, stage("reading"));
+  if (!read) return read.error();
+  return prepare_from(**read, chosen, std::move(metrics), stage("preparing"));
 }
 
 }  // namespace foretoken::actors

@@ -49,6 +49,21 @@ void add_device_keys(std::vector<key>& out) {
                                  FORETOKEN_MEMBER(engine.cpu.path)));
   out.push_back(integer("cpu.rows_max", 1, 65536, "Rows (tokens) of one step; sizes the workspace.",
                         FORETOKEN_MEMBER(engine.cpu.rows_max)));
+  out.push_back(choice<cpu::packed_cache>(
+      "cpu.packed_cache",
+      {{"auto", cpu::packed_cache::automatic},
+       {"on", cpu::packed_cache::on},
+       {"off", cpu::packed_cache::off}},
+      "Keep repacked weights of .gguf files on disk for the next start; auto = of files of 64 MiB "
+      "and more.",
+      FORETOKEN_MEMBER(engine.cpu.packed.use)));
+  out.push_back(path("cpu.packed_cache_folder",
+                     "Where they are kept, mode 0700; empty = foretoken/packed in "
+                     "$XDG_CACHE_HOME or ~/.cache.",
+                     FORETOKEN_MEMBER(engine.cpu.packed.folder)));
+  out.push_back(bytes("cpu.packed_cache_bytes_max", 0, bytes_max,
+                      "Disk space of all that is kept; the least recently used go.",
+                      FORETOKEN_MEMBER(engine.cpu.packed.bytes_max)));
   out.push_back(path("gpu.library",
                      "The library of device code; empty = ../lib/libforetoken_gpu.so beside the "
                      "program.",

@@ -2,6 +2,7 @@
 #pragma once
 // The CPU device: weights repacked once and shared, one ops object per executor.
 
+#include <filesystem>
 #include <memory>
 
 #include "cpu/options.hpp"
@@ -13,11 +14,17 @@ namespace foretoken::cpu {
 // Weights in the layout of the chosen instruction set. Immutable; shared by executors.
 class weights;
 
-// Errors: unsupported (isa not on this CPU, tensor type), exhausted (memory).
-// Afterwards `file` may be dropped.
+// Errors: unsupported (isa not on this CPU, tensor type), exhausted (memory); of an outline also
+// corrupt and not_found (field "packed weights"): load the file whole, then. Afterwards `file` may
+// be dropped.
 result<std::shared_ptr<const weights>> prepare_weights(const model::model_file& file,
                                                        const options& chosen,
                                                        const model::load_progress& progress = {});
+
+// The file's outline, when its packed weights lie on disk and prepare_weights() can read them; else
+// null.
+std::shared_ptr<const model::model_file> recall_model(const std::filesystem::path& path,
+                                                      const options& chosen);
 
 result<std::unique_ptr<model::ops>> make_ops(std::shared_ptr<const weights> from,
                                              const options& chosen);

@@ -23,6 +23,7 @@ class packed_linear final : public linear {
 
   int rows() const noexcept override { return rows_; }
   int columns() const noexcept override { return columns_; }
+  std::span<const std::byte> packed() const noexcept override { return {memory_.data(), bytes_}; }
   std::uint64_t bytes() const noexcept override { return bytes_; }
   bool reads_floats() const noexcept override {
     return std::any_of(sections_.begin(), sections_.end(),
@@ -88,10 +89,9 @@ const linear_kernels& kernels_of(isa path) noexcept {
   return portable_kernels;
 }
 
-result<std::unique_ptr<const linear>> linear::pack(std::span<const model::tensor> parts,
-                                                   bool interleave16,
-                                                   const options& chosen,
-                                                   thread_pool& threads) {
+result<linear::blank> linear::lay_out(std::span<const model::tensor> parts,
+                                      bool interleave16,
+                                      const options& chosen) {
   const auto path = choose_isa(chosen.path);
   if (!path) return path.error();
   auto plan = plan_linear(parts, interleave16, chosen);
@@ -102,7 +102,20 @@ result<std::unique_ptr<const linear>> linear::pack(std::span<const model::tensor
     failure.field = parts[0].name;
     return failure;
   }
-  std::byte* at = memory->data();
+  const std::span bytes(memory->data(), plan->bytes());
+  return blank{std::make_unique<packed_linear>(std::move(plan).value(), std::move(memory).value(),
+                                               kernels_of(path.value())),
+               bytes};
+}
+
+result<std::unique_ptr<const linear>> linear::pack(std::span<const model::tensor> parts,
+                                                   bool interleave16,
+                                                   const options& chosen,
+                                                   thread_pool& threads) {
+  auto made = lay_out(parts, interleave16, chosen);
+  if (!made) return std::move(made).error();
+  const auto plan = plan_linear(parts, interleave16, chosen);
+  std::byte* at = made->bytes.data();
   for (const linear_section& section : plan->sections) {
     threads.run(section.tiles, [&](int ticket, int) {
       pack_tile(*plan, section, section.first_tile + ticket,
@@ -110,9 +123,7 @@ result<std::unique_ptr<const linear>> linear::pack(std::span<const model::tensor
     });
     at += section.tile_bytes * static_cast<std::uint64_t>(section.tiles);
   }
-  std::unique_ptr<const linear> packed = std::make_unique<packed_linear>(
-      std::move(plan).value(), std::move(memory).value(), kernels_of(path.value()));
-  return packed;
+  return std::move(made->matrix);
 }
 
 }  // namespace foretoken::cpu

@@ -62,7 +62,14 @@ class linear {
                                                     bool interleave16,
                                                     const options& chosen,
                                                     thread_pool& threads);
+  // The same matrix before anything is packed into it.
+  struct blank;
+  static result<blank> lay_out(std::span<const model::tensor> parts,
+                               bool interleave16,
+                               const options& chosen);
   virtual ~linear() = default;
+  // All packed bytes, as lay_out() wants them back.
+  virtual std::span<const std::byte> packed() const noexcept = 0;
   virtual int rows() const noexcept = 0;     // N
   virtual int columns() const noexcept = 0;  // K
   virtual std::uint64_t bytes() const noexcept = 0;
@@ -81,6 +88,11 @@ class linear {
                      float* y,
                      std::size_t y_stride,
                      const std::byte* next = nullptr) const = 0;
+};
+
+struct linear::blank {
+  std::unique_ptr<const linear> matrix;
+  std::span<std::byte> bytes;  // the matrix's own, zero; to be filled before it is used
 };
 
 // Bytes that pack() will take, computed before it does; 0 when pack() will refuse.

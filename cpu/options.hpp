@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <chrono>
 #include <cstdint>
-#include <string>
+#include <filesystem>
 
 namespace foretoken {
 class counter;
@@ -18,12 +19,25 @@ enum class numerics { exact, fast, float32 };
 // auto: the best the CPU has. Others force a path, for tests; refused when the CPU lacks it.
 enum class isa { automatic, avx512, avx2, portable };
 
+// Repacked weights that stay on disk between starts
+// (docs/decisions/0004-packed-weights-on-disk.md). automatic: for files that are large enough to
+// gain by it.
+enum class packed_cache { automatic, on, off };
+struct packed_options {
+  packed_cache use = packed_cache::automatic;
+  std::filesystem::path folder;           // private to the user; empty = nothing is kept
+  std::uint64_t bytes_max = 16ull << 30;  // of all files kept; the least recently used go
+  std::chrono::milliseconds settled_after{
+      2000};  // a source touched later is not remembered; tests: 0
+};
+
 struct options {
   int threads = 0;  // compute threads; 0 = cores - 0 on <= 2 cores, else cores - 1
   numerics precision = numerics::exact;
   isa path = isa::automatic;
   int rows_max = 512;                   // rows of one step
   std::uint64_t kv_bytes = 256u << 20;  // KV pool; address space at start, memory when touched
+  packed_options packed;
   counter* kv_saturated = nullptr;  // keys and values clamped to the f16 range; outlives the ops
 };
 

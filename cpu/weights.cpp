@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "cpu/dispatch.hpp"
+#include "cpu/packed_weights.hpp"
 #include "cpu/row_kernels.hpp"
 
 namespace foretoken::cpu {
@@ -102,14 +103,18 @@ status check_model(const model::model_file& file) {
   return {};
 }
 
+// Makes weights from a file's tensors; of an outline, only their memory, listed in `blanks`.
 class packer {
  public:
   packer(const model::model_file& file, const options& chosen, const model::load_progress& progress)
       : file_(file), chosen_(chosen), progress_(progress), threads_(thread_count(chosen)) {}
+  blocks blanks;  // in the order of packed_blocks()
+  thread_pool& threads() noexcept { return threads_; }
 
   status pack_into(std::unique_ptr<const linear>& target,
                    const std::vector<tensor>& parts,
                    bool interleave) {
+    if (file_.outline) return lay_out(target, parts, interleave);
     auto packed = linear::pack(parts, interleave, chosen_, threads_);
     if (!packed) return std::move(packed).error();
     target = std::move(packed).value();
@@ -138,9 +143,25 @@ class packer {
     return pack_into(to.down, {from.down}, false);
   }
 
+  // The embedding stays as stored: one row a token is dequantised.
+  void keep_rows(const tensor& source, tensor& target, std::vector<std::byte>& bytes) {
+    if (file_.outline) {
+      bytes.resize(source.bytes.size());
+      blanks.emplace_back(bytes);
+    } else {
+      bytes.assign(source.bytes.begin(), source.bytes.end());
+    }
+    target = source;
+    target.bytes = bytes;
+  }
+
   // Lengths of a tile's rows: bounds of what an error of the inputs does to a logit.
   std::vector<float> tile_norms(const tensor& head) {
     std::vector<float> out(static_cast<std::size_t>((head.rows + tile_rows - 1) / tile_rows));
+    if (file_.outline) {
+      blanks.push_back(std::as_writable_bytes(std::span(out)));
+      return out;
+    }
     threads_.run(static_cast<int>(out.size()), [&](int tile, int) {
       std::vector<float> row(static_cast<std::size_t>(head.columns));
       double largest = 0;
@@ -157,6 +178,15 @@ class packer {
   }
 
  private:
+  status lay_out(std::unique_ptr<const linear>& target,
+                 const std::vector<tensor>& parts,
+                 bool interleave) {
+    auto blank = linear::lay_out(parts, interleave, chosen_);
+    if (!blank) return std::move(blank).error();
+    target = std::move(blank->matrix);
+    blanks.push_back(blank->bytes);
+    return {};
+  }
   std::uint64_t total() const noexcept { return std::max<std::uint64_t>(file_.file_bytes, 1); }
   const model::model_file& file_;
   const options& chosen_;
@@ -164,13 +194,6 @@ class packer {
   thread_pool threads_;
   std::uint64_t done_ = 0;
 };
-
-// The embedding stays as stored: one row a token is dequantised.
-void keep_rows(const tensor& source, tensor& target, std::vector<std::byte>& bytes) {
-  bytes.assign(source.bytes.begin(), source.bytes.end());
-  target = source;
-  target.bytes = bytes;
-}
 
 }  // namespace
 
@@ -197,6 +220,21 @@ int thread_count(const options& chosen) noexcept {
   return cores <= 2 ? cores : cores - 1;
 }
 
+const_blocks packed_blocks(const weights& from) {
+  const_blocks out;
+  const auto add = [&](std::span<const std::byte> bytes) { out.push_back(bytes); };
+  add(from.embedding_bytes);
+  add(from.position_bytes);
+  for (const layer_weights& layer : from.layers) {
+    for (const auto* matrix : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down}) {
+      add((*matrix)->packed());
+    }
+  }
+  add(from.head->packed());
+  add(std::as_bytes(std::span(from.head_norms)));
+  return out;
+}
+
 result<std::shared_ptr<const weights>> prepare_weights(const model::model_file& file,
                                                        const options& chosen,
                                                        const model::load_progress& progress) {
@@ -208,11 +246,11 @@ result<std::shared_ptr<const weights>> prepare_weights(const model::model_file& 
   made->precision = chosen.precision;
   made->path = *path;
   made->interleaved = interleaves(file.shape);
-  keep_rows(file.tensors.embedding, made->embedding, made->embedding_bytes);
-  keep_rows(file.tensors.positions, made->positions, made->position_bytes);
+  packer pack(file, chosen, progress);
+  pack.keep_rows(file.tensors.embedding, made->embedding, made->embedding_bytes);
+  pack.keep_rows(file.tensors.positions, made->positions, made->position_bytes);
   made->final_norm = floats(file.tensors.final_norm, file.tensors.norm_plus_one);
   made->final_norm_bias = floats(file.tensors.final_norm_bias);
-  packer pack(file, chosen, progress);
   made->layers.resize(file.tensors.layers.size());
   for (std::size_t i = 0; i < made->layers.size(); ++i) {
     FORETOKEN_TRY(pack.pack_layer(file.tensors.layers[i], made->layers[i]));
@@ -220,6 +258,12 @@ result<std::shared_ptr<const weights>> prepare_weights(const model::model_file& 
   FORETOKEN_TRY(pack.pack_into(made->head, {file.tensors.head}, false));
   if (chosen.precision == numerics::fast && !made->head->reads_floats())
     made->head_norms = pack.tile_norms(file.tensors.head);
+  if (file.outline) {
+    if (made->head_norms.empty()) pack.blanks.emplace_back();
+    FORETOKEN_TRY(read_packed(file, *made, chosen.packed, pack.blanks, pack.threads()));
+  } else {
+    keep_packed(file, *made, chosen.packed, pack.threads());
+  }
   return std::shared_ptr<const weights>(std::move(made));
 }
 

@@ -7,6 +7,7 @@
 
 #include "cpu/backend.hpp"
 #include "cpu/linear.hpp"
+#include "cpu/packed_file.hpp"
 #include "model/hyperparameters.hpp"
 #include "model/tensor.hpp"
 
@@ -42,6 +43,9 @@ class weights {
   // Whether some matrix reads its inputs as floats.
   bool reads_floats() const noexcept;
 };
+
+// Every block of bytes that a file on disk keeps, in one order.
+const_blocks packed_blocks(const weights& from);
 
 bool has_gate(const model::hyperparameters& shape) noexcept;
 bool interleaves(const model::hyperparameters& shape) noexcept;

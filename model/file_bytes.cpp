@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 #include <new>
+#include <utility>
 
 namespace foretoken::model {
 namespace {
@@ -16,31 +17,8 @@ namespace {
 constexpr std::size_t alignment = 64;
 constexpr std::size_t chunk_bytes = std::size_t{8} << 20;
 
-class open_file {
- public:
-  // O_NONBLOCK: opening a pipe must not wait for a writer.
-  explicit open_file(const std::filesystem::path& path)
-      : descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {}
-  open_file(const open_file&) = delete;
-  open_file& operator=(const open_file&) = delete;
-  ~open_file() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-  }
-  int descriptor() const noexcept { return descriptor_; }
-
- private:
-  int descriptor_;
-};
-
-result<std::uint64_t> regular_size(const open_file& file, const std::string& name) {
-  if (file.descriptor() < 0) {
-    return error{errc::not_found, std::string("cannot open: ") + std::strerror(errno), name};
-  }
-  struct stat facts {};
-  if (::fstat(file.descriptor(), &facts) != 0 || !S_ISREG(facts.st_mode)) {
-    return corrupt(name, "this is not a regular file");
-  }
-  return static_cast<std::uint64_t>(facts.st_size);
+std::int64_t nanoseconds(const timespec& time) noexcept {
+  return static_cast<std::int64_t>(time.tv_sec) * 1'000'000'000 + time.tv_nsec;
 }
 
 }  // namespace
@@ -64,32 +42,78 @@ result<aligned_bytes> aligned_bytes::make(std::uint64_t size) {
   return made;
 }
 
+// O_NONBLOCK: opening a pipe must not wait for a writer.
+result<readable_file> readable_file::open(const std::filesystem::path& path) {
+  const std::string name = path.filename().string();
+  readable_file file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK), name);
+  if (file.descriptor_ < 0) {
+    return error{errc::not_found, std::string("cannot open: ") + std::strerror(errno), name};
+  }
+  if (const auto identity = file.identity(); !identity) return identity.error();
+  return file;
+}
+
+readable_file::readable_file(readable_file&& other) noexcept
+    : descriptor_(std::exchange(other.descriptor_, -1)), name_(std::move(other.name_)) {}
+
+readable_file::~readable_file() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+result<file_identity> readable_file::identity() const {
+  struct stat facts {};
+  if (::fstat(descriptor_, &facts) != 0 || !S_ISREG(facts.st_mode)) {
+    return corrupt(name_, "this is not a regular file");
+  }
+  return file_identity{facts.st_dev, facts.st_ino, static_cast<std::uint64_t>(facts.st_size),
+                       nanoseconds(facts.st_mtim), nanoseconds(facts.st_ctim)};
+}
+
+status readable_file::read(std::uint64_t offset, std::span<std::byte> to) const {
+  while (!to.empty()) {
+    const auto got = ::pread(descriptor_, to.data(), std::min(to.size(), chunk_bytes),
+                             static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return corrupt(name_, std::string("cannot read: ") + std::strerror(errno));
+    if (got == 0) return corrupt(name_, "the file became shorter while it was read");
+    offset += static_cast<std::uint64_t>(got);
+    to = to.subspan(static_cast<std::size_t>(got));
+  }
+  return {};
+}
+
 result<std::uint64_t> size_of_file(const std::filesystem::path& path) {
-  return regular_size(open_file(path), path.filename().string());
+  const auto file = readable_file::open(path);
+  if (!file) return file.error();
+  const auto identity = file->identity();
+  if (!identity) return identity.error();
+  return identity->size;
 }
 
 result<aligned_bytes> read_file(const std::filesystem::path& path,
                                 std::uint64_t bytes_max,
-                                const chunk_seen& seen) {
+                                const chunk_seen& seen,
+                                file_identity* identity) {
   const std::string name = path.filename().string();
-  const open_file file(path);
-  const auto size = regular_size(file, name);
-  if (!size) return size.error();
-  if (*size > bytes_max) {
+  const auto file = readable_file::open(path);
+  if (!file) return file.error();
+  const auto before = file->identity();
+  if (!before) return before.error();
+  if (before->size > bytes_max) {
     return error{errc::exhausted, "larger than the " + std::to_string(bytes_max) + " bytes allowed",
                  name};
   }
-  auto memory = aligned_bytes::make(*size);
+  auto memory = aligned_bytes::make(before->size);
   if (!memory) return error{memory.error().code, memory.error().message, name};
-  std::span<std::byte> left = memory->bytes();
-  while (!left.empty()) {
-    const auto got = ::read(file.descriptor(), left.data(), std::min(left.size(), chunk_bytes));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return corrupt(name, std::string("cannot read: ") + std::strerror(errno));
-    if (got == 0) return corrupt(name, "the file became shorter while it was read");
-    const auto count = static_cast<std::size_t>(got);
-    if (seen) seen(left.first(count));
-    left = left.subspan(count);
+  const std::span<std::byte> all = memory->bytes();
+  for (std::size_t at = 0; at < all.size(); at += chunk_bytes) {
+    const auto chunk = all.subspan(at, std::min(chunk_bytes, all.size() - at));
+    FORETOKEN_TRY(file->read(at, chunk));
+    if (seen) seen(chunk);
+  }
+  if (identity != nullptr) {
+    const auto after = file->identity();
+    *identity = after && *after == *before ? *before : file_identity{};
   }
   return memory;
 }

@@ -9,6 +9,8 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
+#include <utility>
 
 #include "base/result.hpp"
 
@@ -29,14 +31,44 @@ class aligned_bytes {
   std::size_t size_ = 0;
 };
 
+// What tells one state of a file from another without reading it. Writing changes `changed_ns`,
+// which no user can set back.
+struct file_identity {
+  std::uint64_t device = 0, inode = 0, size = 0;
+  std::int64_t modified_ns = 0, changed_ns = 0;  // since 1970
+  bool operator==(const file_identity&) const = default;
+};
+
+// A regular file open for reading at any place. Movable.
+class readable_file {
+ public:
+  // not_found, corrupt (not a regular file); `field` is the file's name.
+  static result<readable_file> open(const std::filesystem::path& path);
+  readable_file(readable_file&& other) noexcept;
+  readable_file& operator=(readable_file&&) = delete;
+  ~readable_file();
+  result<file_identity> identity() const;
+  // Exactly these bytes. corrupt: the file ends before, or cannot be read.
+  status read(std::uint64_t offset, std::span<std::byte> to) const;
+  int descriptor() const noexcept { return descriptor_; }
+
+ private:
+  readable_file(int descriptor, std::string name) noexcept
+      : descriptor_(descriptor), name_(std::move(name)) {}
+  int descriptor_;
+  std::string name_;
+};
+
 // Called after each chunk with the chunk's bytes.
 using chunk_seen = std::function<void(std::span<const std::byte>)>;
 
 // not_found, corrupt (not a regular file, or it changed while being read), exhausted (larger than
-// `bytes_max` or than memory). `field` is the file's name.
+// `bytes_max` or than memory). `field` is the file's name. `identity` receives the file's, or none
+// (size 0) when it was touched while it was read.
 result<aligned_bytes> read_file(const std::filesystem::path& path,
                                 std::uint64_t bytes_max,
-                                const chunk_seen& seen = {});
+                                const chunk_seen& seen = {},
+                                file_identity* identity = nullptr);
 result<std::uint64_t> size_of_file(const std::filesystem::path& path);
 
 }  // namespace foretoken::model

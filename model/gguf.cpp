@@ -345,6 +345,7 @@ result<gguf_contents> parse_gguf(std::span<const std::byte> file) {
     if (!read) return read.error();
     list.push_back(std::move(*read));
   }
+  out.header_bytes = in.at();
   const std::uint64_t start = (in.at() + *alignment - 1) / *alignment * *alignment;
   const auto data = start <= file.size() ? file.subspan(start) : std::span<const std::byte>{};
   FORETOKEN_TRY(place_tensors(std::move(list), data, *alignment, out));

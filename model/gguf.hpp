@@ -44,7 +44,8 @@ struct gguf_value {
 struct gguf_contents {
   std::uint32_t version = 0;
   std::map<std::string, gguf_value, std::less<>> metadata;
-  tensor_store tensors;  // views into the parsed bytes
+  tensor_store tensors;            // views into the parsed bytes
+  std::uint64_t header_bytes = 0;  // metadata and tensor table, without what pads them
 };
 
 // Errors: corrupt and unsupported; `field` names the key, tensor or header field.

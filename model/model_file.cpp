@@ -18,6 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::uint64_t weights_bytes_max = std::uint64_t{1} << 44;
+constexpr std::uint64_t outline_bytes_max = std::uint64_t{256} << 20;
 constexpr std::uint64_t json_bytes_max = std::uint64_t{128} << 20;
 
 struct hash_release {
@@ -52,31 +53,82 @@ class owned_model_file final : public model_file {
 };
 using loading = std::shared_ptr<owned_model_file>;
 
-status load_gguf(const fs::path& path, const load_progress& progress, owned_model_file& out) {
-  const auto size = size_of_file(path);
-  if (!size) return size.error();
-  content_meter meter(progress, *size);
-  if (!meter.usable()) return error{errc::exhausted, "no memory for a hash", ""};
-  auto file = read_file(path, weights_bytes_max, std::ref(meter));
-  if (!file) return file.error();
-  const auto contents = parse_gguf(file->bytes());
-  if (!contents) return contents.error();
-  auto shape = gguf_shape(*contents);
+// Everything but the memory, from a file's bytes; of an outline, only header and vectors are read.
+status read_gguf(const gguf_contents& contents, owned_model_file& out) {
+  auto shape = gguf_shape(contents);
   if (!shape) return shape.error();
-  auto tensors = assemble_gguf(contents->tensors, *shape);
+  auto tensors = assemble_gguf(contents.tensors, *shape);
   if (!tensors) return tensors.error();
-  auto vocabulary = gguf_vocabulary(*contents, *shape);
+  auto vocabulary = gguf_vocabulary(contents, *shape);
   if (!vocabulary) return vocabulary.error();
-  gguf_reader keys(*contents);
+  gguf_reader keys(contents);
   out.chat_template = keys.text("tokenizer.chat_template", "");
   FORETOKEN_TRY(keys.outcome());
   out.shape = std::move(*shape);
   out.tensors = std::move(*tensors);
   out.vocabulary = std::move(*vocabulary);
-  out.format = "GGUF v" + std::to_string(contents->version);
+  out.format = "GGUF v" + std::to_string(contents.version);
+  return {};
+}
+
+status load_gguf(const fs::path& path, const load_progress& progress, owned_model_file& out) {
+  const auto size = size_of_file(path);
+  if (!size) return size.error();
+  content_meter meter(progress, *size);
+  if (!meter.usable()) return error{errc::exhausted, "no memory for a hash", ""};
+  file_identity identity;
+  auto file = read_file(path, weights_bytes_max, std::ref(meter), &identity);
+  if (!file) return file.error();
+  const auto contents = parse_gguf(file->bytes());
+  if (!contents) return contents.error();
+  FORETOKEN_TRY(read_gguf(*contents, out));
   out.file_bytes = *size;
   out.fingerprint = meter.digest();
   out.memory.push_back(std::move(*file));  // moving keeps the bytes where they are
+  if (identity.size > 0) {
+    out.source = source_file{fs::absolute(path), identity, out.memory.back().bytes()};
+  }
+  return {};
+}
+
+// Reads ever more of the file's front until the whole header is there. What was not read may hold
+// anything: only a parse that stayed inside what was read counts.
+result<gguf_contents> read_header(const readable_file& file, std::span<std::byte> all) {
+  std::uint64_t have = 0;
+  for (std::uint64_t want = std::uint64_t{4} << 20;; want *= 4) {
+    want = std::min<std::uint64_t>(want, all.size());
+    FORETOKEN_TRY(file.read(have, all.subspan(have, want - have)));
+    have = want;
+    auto contents = parse_gguf(all);
+    if (contents && contents->header_bytes <= have) return contents;
+    if (have == all.size()) return contents ? corrupt("header", "too long") : contents.error();
+    if (have >= outline_bytes_max) return unsupported("header", "longer than an outline may be");
+  }
+}
+
+status load_gguf_outline(const fs::path& path, owned_model_file& out) {
+  const auto file = readable_file::open(path);
+  if (!file) return file.error();
+  const auto identity = file->identity();
+  if (!identity) return identity.error();
+  if (identity->size > weights_bytes_max) return error{errc::exhausted, "too large", "file"};
+  auto memory = aligned_bytes::make(identity->size);  // pages that are never touched take no memory
+  if (!memory) return memory.error();
+  const std::span<std::byte> all = memory->bytes();
+  auto contents = read_header(*file, all);
+  if (!contents) return contents.error();
+  for (const auto& [name, stored] : contents->tensors.all()) {
+    if (stored.shape.size() != 1) continue;
+    const auto offset = static_cast<std::size_t>(stored.bytes.data() - all.data());
+    FORETOKEN_TRY(file->read(offset, all.subspan(offset, stored.bytes.size())));
+  }
+  FORETOKEN_TRY(read_gguf(*contents, out));
+  const auto after = file->identity();
+  if (!after || *after != *identity) return corrupt("file", "it changed while it was read");
+  out.file_bytes = identity->size;
+  out.outline = true;
+  out.source = source_file{fs::absolute(path), *identity, {}};
+  out.memory.push_back(std::move(*memory));
   return {};
 }
 
@@ -204,6 +256,16 @@ result<std::shared_ptr<const model_file>> model_file::load(const fs::path& path,
     FORETOKEN_TRY(load_gguf(path, progress, *out));
   }
   return std::shared_ptr<const model_file>(out);
+}
+
+result<std::shared_ptr<model_file>> model_file::load_outline(const fs::path& path) {
+  std::error_code ignored;
+  if (!fs::is_regular_file(path, ignored)) {
+    return unsupported(path.filename().string(), "only a .gguf file has an outline");
+  }
+  const auto out = std::make_shared<owned_model_file>();
+  FORETOKEN_TRY(load_gguf_outline(path, *out));
+  return std::shared_ptr<model_file>(out);
 }
 
 }  // namespace foretoken::model

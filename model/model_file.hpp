@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/result.hpp"
+#include "model/file_bytes.hpp"
 #include "model/hyperparameters.hpp"
 #include "model/tensor.hpp"
 #include "tokenizer/vocabulary.hpp"
@@ -43,12 +44,23 @@ struct model_tensors {
 // Progress of a load: bytes done of bytes in all. Called on the loading thread.
 using load_progress = std::function<void(std::uint64_t done_bytes, std::uint64_t total_bytes)>;
 
+// The one file that a model was read from; for what is kept of it elsewhere.
+struct source_file {
+  std::filesystem::path path;
+  file_identity identity;
+  std::span<const std::byte> content;  // whole, in memory; empty for an outline
+};
+
 class model_file {
  public:
   // `path`: a .gguf file, or a Hugging Face folder (config.json, *.safetensors, tokenizer.json).
   // Errors: not_found, corrupt, unsupported; `field` is the key or tensor.
   static result<std::shared_ptr<const model_file>> load(const std::filesystem::path& path,
                                                         const load_progress& progress = {});
+  // All but the matrices of a .gguf file: their tensors have types, shapes and lengths, and bytes
+  // that must not be read. `fingerprint` is 0. Errors: those of load(), and unsupported for what
+  // has no outline (folders, headers above 256 MiB).
+  static result<std::shared_ptr<model_file>> load_outline(const std::filesystem::path& path);
   virtual ~model_file() = default;
 
   hyperparameters shape;
@@ -57,7 +69,9 @@ class model_file {
   std::string chat_template;  // the file's template text, or empty; never executed
   std::string format;         // "GGUF v3" or "safetensors"
   std::uint64_t file_bytes = 0;
-  std::uint64_t fingerprint = 0;  // hash of the whole content, for cache namespaces
+  std::uint64_t fingerprint = 0;      // hash of the whole content, for cache namespaces
+  bool outline = false;               // from load_outline()
+  std::optional<source_file> source;  // of a .gguf file that nobody touched while it was read
 
  protected:
   model_file() = default;

@@ -39,7 +39,7 @@ CONFINED = {
     "wslay": {"net"},
     "boost": {"net"},
     "http_parser.h": {"net"},
-    "openssl": {"net"},
+    "openssl": {"base", "net"},
     "cuda.h": {"gpu"},
     "cuda_runtime.h": {"gpu"},
     "cublas_v2.h": {"gpu"},

@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <filesystem>
 
 #include <spdlog/fmt/fmt.h>
 
@@ -121,6 +123,18 @@ int config_flags::run(const settings_flags& flags) const {
     std::puts("configuration: ok");
   }
   return std::fflush(stdout) == 0 ? exit_success : exit_failure;
+}
+
+void use_cache_folder(config::settings& all) {
+  std::filesystem::path& folder = all.engine.cpu.packed.folder;
+  if (!folder.empty()) return;
+  const char* const cache = std::getenv("XDG_CACHE_HOME");
+  const char* const home = std::getenv("HOME");
+  if (cache != nullptr && *cache == '/') {
+    folder = std::filesystem::path(cache) / "foretoken/packed";
+  } else if (home != nullptr && *home == '/') {
+    folder = std::filesystem::path(home) / ".cache/foretoken/packed";
+  }
 }
 
 result<std::string> read_prompt(const std::string& given) {

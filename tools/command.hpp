@@ -43,6 +43,9 @@ struct config_flags {
   int run(const settings_flags& flags) const;
 };
 
+// What the configuration leaves to the environment: folders in the user's cache.
+void use_cache_folder(config::settings& all);
+
 // The prompt on the command line, or stdin for "-".
 result<std::string> read_prompt(const std::string& given);
 

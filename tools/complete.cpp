@@ -62,6 +62,7 @@ int run_complete(complete_flags& flags) {
   auto settings = flags.settings.load();
   if (!settings) return report_usage(settings.error());
   if (settings->engine.model.empty()) return report_usage(invalid("--model", "is needed"));
+  use_cache_folder(*settings);
   auto prompt = read_prompt(flags.prompt);
   if (!prompt) return report_usage(prompt.error());
   if (flags.chat) {

@@ -90,6 +90,7 @@ int run_serve(const serve_flags& flags) {
   if (!flags.http.empty()) settings->net.http = flags.http;
   if (!flags.tcp.empty()) settings->net.tcp = flags.tcp;
   if (settings->engine.model.empty()) return report_usage(invalid("--model", "is needed"));
+  use_cache_folder(*settings);
   return serve(*settings);
 }
 

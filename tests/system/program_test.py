@@ -125,6 +125,27 @@ class SubcommandTest(unittest.TestCase):
         self.assertIn("cpu ", ended.stdout)
         self.assertIn("none: no device library at /nonexistent.so", ended.stdout)
 
+    def test_packed_weights_answer_as_the_file_does_even_when_they_are_spoiled(self):
+        with tempfile.TemporaryDirectory() as place:
+            folder = pathlib.Path(place, "kept")
+            words = ["complete", "--model", MODEL, "--temperature", "0", "--max-tokens", "4", "--device", "cpu",
+                     "--set", f"cpu.packed_cache_folder={folder}", "--set", "cpu.packed_cache=on", "The sea is"]
+            first = run(*words)
+            self.assertEqual(first.returncode, 0, first.stderr)
+            self.assertEqual(run(*words).stdout, first.stdout)
+            if not MODEL.endswith(".gguf"):  # only such files are kept packed
+                return
+            kept, = folder.glob("*.packed")
+            content = bytearray(kept.read_bytes())
+            content[len(content) // 2] ^= 1
+            kept.write_bytes(content)
+            again = run(*words)
+            self.assertEqual(again.stdout, first.stdout)
+            self.assertIn("packing again", again.stderr)
+            third = run(*words)
+            self.assertEqual(third.stdout, first.stdout)
+            self.assertNotIn("packing again", third.stderr)
+
     def test_inspect_tells_the_memory(self):
         ended = run("inspect", "--json", MODEL)
         told = json.loads(ended.stdout)
