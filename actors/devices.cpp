@@ -67,6 +67,7 @@ result<std::unique_ptr<model::ops>> take_over(const options& chosen,
   }
   auto device = chosen.cpu;
   device.kv_saturated = &metrics->kv_saturated;
+  device.kv = cpu::kv_type::f16;
   device.packed.use = cpu::packed_cache::off;  // requests wait, and the process is to end
   device.kv_bytes =
       static_cast<std::uint64_t>(pages) * cpu::plan_memory(**file, device).kv_page_bytes;
@@ -90,6 +91,9 @@ result<prepared_device> prepare_gpu(const gpu::library& library,
                                     const options& chosen,
                                     std::shared_ptr<counters> metrics,
                                     const model::load_progress& progress) {
+  if (chosen.cpu.kv != cpu::kv_type::automatic && chosen.cpu.kv != cpu::kv_type::f16) {
+    return unsupported("cache.kv", "a GPU stores keys and values as f16");
+  }
   const gpu::options device = gpu_options(chosen, *metrics, facts.ordinal);
   const auto plan = library.plan_memory(file, device);
   if (!plan) return plan.error();

@@ -88,6 +88,15 @@ void add_device_keys(std::vector<key>& out) {
                       "Keys and values of all sequences and of the prefix cache. Address space at "
                       "start, memory as it is touched.",
                       FORETOKEN_MEMBER(engine.cpu.kv_bytes)));
+  out.push_back(choice<cpu::kv_type>(
+      "cache.kv",
+      {{"auto", cpu::kv_type::automatic},
+       {"f16", cpu::kv_type::f16},
+       {"bf16", cpu::kv_type::bf16},
+       {"int8", cpu::kv_type::int8}},
+      "How the CPU stores them; auto = f16. bf16: for models that leave f16's range. int8: half "
+      "the memory, less exact. A GPU stores f16. docs/accuracy.md has the figures.",
+      FORETOKEN_MEMBER(engine.cpu.kv)));
 }
 
 void add_scheduler_keys(std::vector<key>& out) {

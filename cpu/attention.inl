@@ -11,12 +11,21 @@ struct attention_state {
   float out[attention_tile][head_dim_max];
 };
 
-template <bool Half>
+template <kv_type Type>
 inline v16 load_kv(const std::byte* base, int index) {
-  if constexpr (Half)
+  if constexpr (Type == kv_type::f16)
     return load_half(reinterpret_cast<const std::uint16_t*>(base) + index);
+  else if constexpr (Type == kv_type::bf16)
+    return load_bf16(reinterpret_cast<const std::uint16_t*>(base) + index);
+  else if constexpr (Type == kv_type::int8)
+    return load_int8(reinterpret_cast<const std::int8_t*>(base) + index);
   else
     return load(reinterpret_cast<const float*>(base) + index);
+}
+
+// Of int8, the 16 positions' scales behind the keys [dim][16] or the values [16][dim].
+inline const float* page_scales(const std::byte* base, int dim) {
+  return reinterpret_cast<const float*>(base + page_tokens * dim);
 }
 
 inline int first_position(const attention_job& job, int query) {
@@ -30,7 +39,7 @@ inline const std::byte* page_keys(const attention_job& job, int page) {
 
 // Scores of Pages neighbouring pages at once: each sum is one chain of multiply-adds, and a few
 // chains side by side hide its latency.
-template <bool Half, int Count, int Pages>
+template <kv_type Type, int Count, int Pages>
 void page_scores(const attention_job& job, int page, int slot, attention_state& state) {
   const std::byte* keys[score_pages];
   v16 sum[score_pages][attention_tile];
@@ -40,13 +49,14 @@ void page_scores(const attention_job& job, int page, int slot, attention_state& 
   }
   for (int d = 0; d < job.head_dim; ++d) {
     for (int p = 0; p < Pages; ++p) {
-      const v16 key = load_kv<Half>(keys[p], d * page_tokens);
+      const v16 key = load_kv<Type>(keys[p], d * page_tokens);
       for (int i = 0; i < Count; ++i) sum[p][i] = fma(key, set1(job.queries[i].q[d]), sum[p][i]);
     }
   }
   for (int p = 0; p < Pages; ++p) {
     for (int i = 0; i < Count; ++i) {
       v16 score = sum[p][i] * set1(job.scale);
+      if constexpr (Type == kv_type::int8) score = score * load(page_scales(keys[p], job.head_dim));
       if (job.softcap > 0) {
         score = set1(job.softcap) * hyperbolic_tangent(score / set1(job.softcap));
       }
@@ -90,7 +100,7 @@ void chunk_softmax(attention_state& state, int query, int chunk, int first, int 
 
 // out += weight * value for positions [low, high) of a page, queries [first, first + Count), values
 // [d, d + 16 * Vectors).
-template <bool Half, int Count, int Vectors>
+template <kv_type Type, int Count, int Vectors>
 void add_columns(const attention_job& job,
                  const std::byte* values,
                  int slot,
@@ -106,9 +116,11 @@ void add_columns(const attention_job& job,
   }
   for (int at = low; at < high; ++at) {
     v16 value[value_vectors];
-    for (int v = 0; v < Vectors; ++v) value[v] = load_kv<Half>(values, at * dim + d + 16 * v);
+    for (int v = 0; v < Vectors; ++v) value[v] = load_kv<Type>(values, at * dim + d + 16 * v);
     for (int i = 0; i < Count; ++i) {
-      const v16 weight = set1(state.probability[first + i][slot * page_tokens + at]);
+      float share = state.probability[first + i][slot * page_tokens + at];
+      if constexpr (Type == kv_type::int8) share *= page_scales(values, dim)[at];
+      const v16 weight = set1(share);
       for (int v = 0; v < Vectors; ++v) out[i][v] = fma(value[v], weight, out[i][v]);
     }
   }
@@ -117,7 +129,7 @@ void add_columns(const attention_job& job,
   }
 }
 
-template <bool Half, int Count>
+template <kv_type Type, int Count>
 void add_values(const attention_job& job,
                 const std::byte* values,
                 int slot,
@@ -129,18 +141,16 @@ void add_values(const attention_job& job,
   constexpr int step = 16 * value_vectors;
   int d = 0;
   for (; d + step <= dim; d += step) {
-    add_columns<Half, Count, value_vectors>(job, values, slot, first, low, high, d, state);
+    add_columns<Type, Count, value_vectors>(job, values, slot, first, low, high, d, state);
   }
   for (; d < dim; d += 16) {
-    add_columns<Half, Count, 1>(job, values, slot, first, low, high, d, state);
+    add_columns<Type, Count, 1>(job, values, slot, first, low, high, d, state);
   }
 }
 
-template <bool Half, int Count>
+template <kv_type Type, int Count>
 void page_values(const attention_job& job, int page, int slot, attention_state& state) {
-  const std::size_t key_bytes =
-      static_cast<std::size_t>(job.head_dim * page_tokens) * (Half ? 2u : 4u);
-  const std::byte* values = page_keys(job, page) + key_bytes;
+  const std::byte* values = page_keys(job, page) + kv_key_bytes(Type, job.head_dim);
   const int base = page * page_tokens;
   int low[attention_tile];
   int high[attention_tile];
@@ -152,13 +162,13 @@ void page_values(const attention_job& job, int page, int slot, attention_state& 
     high[i] = end < page_tokens ? end : page_tokens;
     whole = whole && low[i] == 0 && high[i] == page_tokens;
   }
-  if (whole) return add_values<Half, Count>(job, values, slot, 0, 0, page_tokens, state);
+  if (whole) return add_values<Type, Count>(job, values, slot, 0, 0, page_tokens, state);
   for (int i = 0; i < Count; ++i) {
-    add_values<Half, 1>(job, values, slot, i, low[i], high[i], state);
+    add_values<Type, 1>(job, values, slot, i, low[i], high[i], state);
   }
 }
 
-template <bool Half, int Count>
+template <kv_type Type, int Count>
 void attend_tile(const attention_job& job) {
   attention_state state;
   const int dim = padded_dim(job.head_dim);
@@ -180,10 +190,10 @@ void attend_tile(const attention_job& job) {
     const int page_end = all_pages < chunk_end ? all_pages : chunk_end;
     int scored = lowest_page;
     for (; scored + score_pages <= page_end; scored += score_pages) {
-      page_scores<Half, Count, score_pages>(job, scored, scored - chunk / page_tokens, state);
+      page_scores<Type, Count, score_pages>(job, scored, scored - chunk / page_tokens, state);
     }
     for (; scored < page_end; ++scored) {
-      page_scores<Half, Count, 1>(job, scored, scored - chunk / page_tokens, state);
+      page_scores<Type, Count, 1>(job, scored, scored - chunk / page_tokens, state);
     }
     for (int i = 0; i < Count; ++i) {
       const int first = first_position(job, i) > chunk ? first_position(job, i) : chunk;
@@ -192,7 +202,7 @@ void attend_tile(const attention_job& job) {
       if (first < last) chunk_softmax(state, i, chunk, first, last, dim);
     }
     for (int page = lowest_page; page < page_end; ++page) {
-      page_values<Half, Count>(job, page, page - chunk / page_tokens, state);
+      page_values<Type, Count>(job, page, page - chunk / page_tokens, state);
     }
   }
   for (int i = 0; i < Count; ++i) {
@@ -203,17 +213,21 @@ void attend_tile(const attention_job& job) {
   }
 }
 
-template <bool Half>
+template <kv_type Type>
 void attend_some(const attention_job& job) {
   switch (job.query_count) {
-    case 1: return attend_tile<Half, 1>(job);
-    case 2: return attend_tile<Half, 2>(job);
-    case 3: return attend_tile<Half, 3>(job);
-    default: return attend_tile<Half, 4>(job);
+    case 1: return attend_tile<Type, 1>(job);
+    case 2: return attend_tile<Type, 2>(job);
+    case 3: return attend_tile<Type, 3>(job);
+    default: return attend_tile<Type, 4>(job);
   }
 }
 
 void attend(const attention_job& job) {
-  if (job.half) return attend_some<true>(job);
-  attend_some<false>(job);
+  switch (job.type) {
+    case kv_type::bf16: return attend_some<kv_type::bf16>(job);
+    case kv_type::int8: return attend_some<kv_type::int8>(job);
+    case kv_type::f32: return attend_some<kv_type::f32>(job);
+    default: return attend_some<kv_type::f16>(job);
+  }
 }

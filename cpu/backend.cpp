@@ -15,7 +15,7 @@ result<std::unique_ptr<model::ops>> make_ops(std::shared_ptr<const weights> from
     return invalid("model.precision", "the weights were prepared for other numerics");
   }
   if (chosen.rows_max < 1) return invalid("cpu.rows_max", "must be at least 1");
-  const kv_layout layout(from->shape, from->precision != numerics::float32);
+  const kv_layout layout(from->shape, from->precision, chosen.kv);
   auto pool = kv_pool::take(layout, chosen.kv_bytes);
   if (!pool) return std::move(pool).error();
   return std::unique_ptr<model::ops>(
@@ -23,7 +23,7 @@ result<std::unique_ptr<model::ops>> make_ops(std::shared_ptr<const weights> from
 }
 
 memory_plan plan_memory(const model::model_file& file, const options& chosen) {
-  const kv_layout layout(file.shape, chosen.precision != numerics::float32);
+  const kv_layout layout(file.shape, chosen.precision, chosen.kv);
   memory_plan plan;
   plan.weight_bytes = weight_bytes(file, chosen);
   plan.kv_page_bytes = layout.page_bytes();

@@ -17,11 +17,16 @@ std::size_t size_of(int n) noexcept {
 }
 }  // namespace
 
-kv_layout::kv_layout(const model::hyperparameters& shape, bool half_values) noexcept
-    : layers(shape.layers), kv_heads(shape.kv_heads), head_dim(shape.head_dim), half(half_values) {}
+kv_layout::kv_layout(const model::hyperparameters& shape,
+                     numerics precision,
+                     kv_type wanted) noexcept
+    : layers(shape.layers), kv_heads(shape.kv_heads), head_dim(shape.head_dim), type(wanted) {
+  if (wanted != kv_type::automatic) return;
+  type = precision == numerics::float32 ? kv_type::f32 : kv_type::f16;
+}
 
 std::size_t kv_layout::head_bytes() const noexcept {
-  return size_of(page_tokens * (head_dim + padded_dim(head_dim))) * value_bytes();
+  return size_of(kv_head_bytes(type, head_dim));
 }
 
 std::size_t kv_layout::layer_page_bytes() const noexcept {
@@ -68,21 +73,25 @@ std::byte* kv_pool::head_base(int layer, int head) const noexcept {
 }
 
 void kv_pool::copy_page(page_id from, page_id to, int positions) const noexcept {
-  const std::size_t unit = layout_.value_bytes();
+  const int dim = layout_.head_dim;
+  const std::size_t unit = size_of(kv_value_bytes(layout_.type));
   const std::size_t stride = layout_.layer_page_bytes();
+  const std::size_t scales = layout_.type == kv_type::int8 ? size_of(positions) * sizeof(float) : 0;
   const std::size_t key_row = size_of(page_tokens) * unit;
-  const std::size_t keys = size_of(layout_.head_dim) * key_row;
-  const std::size_t values = size_of(positions * padded_dim(layout_.head_dim)) * unit;
-  for (int layer = 0; layer < layout_.layers; ++layer) {
-    for (int head = 0; head < layout_.kv_heads; ++head) {
-      std::byte* base = head_base(layer, head);
-      const std::byte* source = base + stride * size_of(static_cast<int>(from));
-      std::byte* target = base + stride * size_of(static_cast<int>(to));
-      for (std::size_t row = 0; row < keys; row += key_row) {
-        std::memcpy(target + row, source + row, size_of(positions) * unit);
-      }
-      std::memcpy(target + keys, source + keys, values);
+  const std::size_t keys = size_of(dim) * key_row;
+  const std::size_t values_at = size_of(kv_key_bytes(layout_.type, dim));
+  const std::size_t value_scales_at = values_at + size_of(page_tokens * padded_dim(dim)) * unit;
+  for (int i = 0; i < layout_.layers * layout_.kv_heads; ++i) {
+    std::byte* base = head_base(i / layout_.kv_heads, i % layout_.kv_heads);
+    const std::byte* source = base + stride * size_of(static_cast<int>(from));
+    std::byte* target = base + stride * size_of(static_cast<int>(to));
+    for (std::size_t row = 0; row < keys; row += key_row) {
+      std::memcpy(target + row, source + row, size_of(positions) * unit);
     }
+    std::memcpy(target + keys, source + keys, scales);
+    std::memcpy(target + values_at, source + values_at,
+                size_of(positions * padded_dim(dim)) * unit);
+    std::memcpy(target + value_scales_at, source + value_scales_at, scales);
   }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// The pages of keys and values: [layer][page][kv_head]{keys [head_dim][16], values [16][padded]}.
+// The pages of keys and values: [layer][page][kv_head]{keys [head_dim][16], values [16][padded]},
+// in int8 with the 16 positions' scales (float) behind the keys and behind the values.
 // One mapping, whose memory is taken when a page is first written. Pages are told apart by id; who
 // owns which is the cache's business.
 
@@ -9,6 +10,7 @@
 
 #include "base/ids.hpp"
 #include "base/result.hpp"
+#include "cpu/options.hpp"
 #include "model/hyperparameters.hpp"
 
 namespace foretoken::cpu {
@@ -17,10 +19,9 @@ struct kv_layout {
   int layers = 0;
   int kv_heads = 0;
   int head_dim = 0;
-  bool half = true;  // f16, else float
+  kv_type type = kv_type::f16;  // never automatic
 
-  kv_layout(const model::hyperparameters& shape, bool half_values) noexcept;
-  std::size_t value_bytes() const noexcept { return half ? 2 : 4; }
+  kv_layout(const model::hyperparameters& shape, numerics precision, kv_type wanted) noexcept;
   std::size_t head_bytes() const noexcept;
   std::size_t layer_page_bytes() const noexcept;
   std::uint64_t page_bytes() const noexcept;  // of all layers

@@ -16,6 +16,11 @@ namespace foretoken::cpu {
 // f16.
 // float32: activations and KV in float32, weights dequantised; slow, for checking.
 enum class numerics { exact, fast, float32 };
+// How keys and values are stored; docs/accuracy.md has what each costs.
+// automatic: f16, and f32 where the numerics are float32.
+// bf16: for models whose keys or values leave the range of f16. int8: half of f16's memory, one
+// scale a position and head.
+enum class kv_type { automatic, f16, bf16, int8, f32 };
 // auto: the best the CPU has. Others force a path, for tests; refused when the CPU lacks it.
 enum class isa { automatic, avx512, avx2, portable };
 
@@ -37,6 +42,7 @@ struct options {
   isa path = isa::automatic;
   int rows_max = 512;                   // rows of one step
   std::uint64_t kv_bytes = 256u << 20;  // KV pool; address space at start, memory when touched
+  kv_type kv = kv_type::automatic;
   packed_options packed;
   counter* kv_saturated = nullptr;  // keys and values clamped to the f16 range; outlives the ops
 };

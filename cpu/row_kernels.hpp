@@ -21,6 +21,20 @@ constexpr int padded_dim(int head_dim) noexcept {
   return (head_dim + 15) / 16 * 16;
 }
 
+// A page of one head: keys, the 16 scales of int8, values, and their scales again.
+constexpr int kv_value_bytes(kv_type type) noexcept {
+  return type == kv_type::f32 ? 4 : type == kv_type::int8 ? 1 : 2;
+}
+constexpr int kv_scale_bytes(kv_type type) noexcept {
+  return type == kv_type::int8 ? page_tokens * 4 : 0;
+}
+constexpr int kv_key_bytes(kv_type type, int head_dim) noexcept {
+  return page_tokens * head_dim * kv_value_bytes(type) + kv_scale_bytes(type);
+}
+constexpr int kv_head_bytes(kv_type type, int head_dim) noexcept {
+  return kv_key_bytes(type, head_dim) + kv_key_bytes(type, padded_dim(head_dim));
+}
+
 struct attention_query {
   const float* q = nullptr;  // [head_dim]
   float* out = nullptr;      // [head_dim]
@@ -38,7 +52,7 @@ struct attention_job {
   int window = 0;  // 0 = all
   float scale = 1;
   float softcap = 0;
-  bool half = true;  // f16 or float keys and values
+  kv_type type = kv_type::f16;  // of keys and values; never automatic
 };
 
 struct row_kernels {
@@ -55,6 +69,10 @@ struct row_kernels {
   void (*softcap)(float* x, int n, float cap);  // cap * tanh(x / cap)
   // Rounds to f16, clamping to the largest finite one; returns how many were clamped.
   int (*to_half)(const float* x, int n, std::uint16_t* out);
+  int (*to_bf16)(const float* x, int n, std::uint16_t* out);  // the same for bf16
+  // Rounds to whole multiples of the scale it returns, the largest |x| / 127. A value that is not
+  // finite makes the scale a NaN.
+  float (*to_int8)(const float* x, int n, std::int8_t* out);
   void (*attend)(const attention_job& job);
 };
 

@@ -155,3 +155,36 @@ int to_half(const float* x, int n, std::uint16_t* out) {
   }
   return clamped;
 }
+
+int to_bf16(const float* x, int n, std::uint16_t* out) {
+  constexpr float largest = 0x1.FEp127f;
+  int clamped = 0;
+  for (int i = 0; i < n; i += 16) {
+    const int count = n - i < 16 ? n - i : 16;
+    const v16 part = load_some(x + i, count);
+    for (int k = 0; k < count; ++k) clamped += __builtin_fabsf(x[i + k]) > largest;
+    std::uint16_t lane[16];
+    store_bf16(lane, min(set1(largest), max(set1(-largest), part)));
+    for (int k = 0; k < count; ++k) out[i + k] = lane[k];
+  }
+  return clamped;
+}
+
+float to_int8(const float* x, int n, std::int8_t* out) {
+  v16 largest = set1(0);
+  v16 poison = set1(0);  // x * 0 is a NaN for what is not finite
+  for (int i = 0; i < n; i += 16) {
+    const v16 part = load_some(x + i, n - i);
+    largest = max(largest, max(part, set1(0) - part));
+    poison = fma(part, set1(0), poison);
+  }
+  const float most = max_lanes(largest) + sum_lanes(poison);
+  const v16 inverse = set1(most > 1e-30f ? 127.0f / most : 0.0f);
+  for (int i = 0; i < n; i += 16) {
+    const int count = n - i < 16 ? n - i : 16;
+    std::int8_t lane[16];
+    store_int8(lane, nearest(load_some(x + i, count) * inverse));
+    for (int k = 0; k < count; ++k) out[i + k] = lane[k];
+  }
+  return most / 127.0f;
+}

@@ -25,9 +25,9 @@ namespace {
 
 #include "cpu/attention.inl"
 
-constexpr row_kernels table{"avx512",  rms_norm,       layer_norm,     silu_gate,
-                            gelu_gate, silu_gate_tile, gelu_gate_tile, gelu,
-                            softcap,   to_half,        attend};
+constexpr row_kernels table{"avx512",       rms_norm,       layer_norm, silu_gate, gelu_gate,
+                            silu_gate_tile, gelu_gate_tile, gelu,       softcap,   to_half,
+                            to_bf16,        to_int8,        attend};
 }  // namespace
 
 const row_kernels& row_kernels_avx512() noexcept {

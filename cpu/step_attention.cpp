@@ -24,11 +24,31 @@ void rotate(float* head, const float* angles, int pairs, bool neighbours) {
 
 // Keys go down a column of [head_dim][16], values along a row of [16][padded].
 template <class Value>
-void place(std::byte* base, const Value* keys, const Value* values, int head_dim, int slot) {
+void place(
+    const kv_layout& layout, std::byte* base, const Value* keys, const Value* values, int slot) {
+  const int dim = layout.head_dim;
   auto* k = reinterpret_cast<Value*>(base);
-  for (int d = 0; d < head_dim; ++d) k[d * page_tokens + slot] = keys[d];
-  Value* v = k + head_dim * page_tokens + slot * padded_dim(head_dim);
-  std::memcpy(v, values, static_cast<std::size_t>(head_dim) * sizeof(Value));
+  for (int d = 0; d < dim; ++d) k[d * page_tokens + slot] = keys[d];
+  auto* v = reinterpret_cast<Value*>(base + kv_key_bytes(layout.type, dim));
+  std::memcpy(v + slot * padded_dim(dim), values, static_cast<std::size_t>(dim) * sizeof(Value));
+}
+
+// One head in int8 and its scales. bytes: [2 * head_dim] of scratch.
+void place_int8(const kv_layout& layout,
+                const row_kernels& kernels,
+                std::byte* base,
+                const float* keys,
+                const float* values,
+                std::int8_t* bytes,
+                int slot) {
+  const int dim = layout.head_dim;
+  const float scales[2] = {kernels.to_int8(keys, dim, bytes),
+                           kernels.to_int8(values, dim, bytes + dim)};
+  place(layout, base, bytes, bytes + dim, slot);
+  const int keys_end = kv_key_bytes(layout.type, dim) - kv_scale_bytes(layout.type);
+  const int values_end = kv_head_bytes(layout.type, dim) - kv_scale_bytes(layout.type);
+  std::memcpy(base + keys_end + 4 * slot, &scales[0], sizeof(float));
+  std::memcpy(base + values_end + 4 * slot, &scales[1], sizeof(float));
 }
 
 }  // namespace
@@ -51,19 +71,25 @@ void step::append(int row_index, int layer, const float* keys, const float* valu
   const int slot = one.position % page_tokens;
   const int dim = shape().head_dim;
   const int all = shape().kv_heads * dim;
+  const kv_layout& layout = pool_.layout();
   std::uint16_t* half = half_.data() + at(thread, sizes_.qkv);
   int clamped = 0;
-  if (pool_.layout().half) {
-    clamped = kernels_.to_half(keys, all, half) + kernels_.to_half(values, all, half + all);
+  if (layout.type == kv_type::f16 || layout.type == kv_type::bf16) {
+    const auto narrow = layout.type == kv_type::f16 ? kernels_.to_half : kernels_.to_bf16;
+    clamped = narrow(keys, all, half) + narrow(values, all, half + all);
   }
   for (int head = 0; head < shape().kv_heads; ++head) {
-    std::byte* base = pool_.head_base(layer, head) +
-                      pool_.layout().layer_page_bytes() * static_cast<std::size_t>(page);
+    std::byte* base =
+        pool_.head_base(layer, head) + layout.layer_page_bytes() * static_cast<std::size_t>(page);
     const int from = head * dim;
-    if (pool_.layout().half)
-      place(base, half + from, half + all + from, dim, slot);
-    else
-      place(base, keys + from, values + from, dim, slot);
+    if (layout.type == kv_type::f32) {
+      place(layout, base, keys + from, values + from, slot);
+    } else if (layout.type == kv_type::int8) {
+      place_int8(layout, kernels_, base, keys + from, values + from,
+                 reinterpret_cast<std::int8_t*>(half), slot);
+    } else {
+      place(layout, base, half + from, half + all + from, slot);
+    }
   }
   if (clamped > 0 && kv_saturated_ != nullptr) {
     kv_saturated_->add(static_cast<std::uint64_t>(clamped));
@@ -119,7 +145,7 @@ void step::attend_rows(int layer, const row& first, int first_row, int count, in
   job.window = rule.window;
   job.scale = shape().query_scale;
   job.softcap = shape().attention_softcap;
-  job.half = pool_.layout().half;
+  job.type = pool_.layout().type;
   for (int i = 0; i < count * group; ++i) {
     const int r = first_row + i / group;
     const int head = kv_head * group + i % group;

@@ -26,6 +26,42 @@ inline void store_half(std::uint16_t* p, v16 x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8),
                    _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
 }
+inline __m256 eight_bf16(const std::uint16_t* p) {
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+inline v16 load_bf16(const std::uint16_t* p) {
+  return {eight_bf16(p), eight_bf16(p + 8)};
+}
+// Nearest even in the low halves; a NaN becomes the quiet one.
+inline __m256i bf16_bits(__m256 x) {
+  const __m256i bits = _mm256_castps_si256(x);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+  const __m256 nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
+  const __m256 kept = _mm256_blendv_ps(_mm256_castsi256_ps(rounded),
+                                       _mm256_castsi256_ps(_mm256_set1_epi32(0x7FC00000)), nan);
+  return _mm256_srli_epi32(_mm256_castps_si256(kept), 16);
+}
+inline void store_bf16(std::uint16_t* p, v16 x) {
+  const __m256i both = _mm256_packus_epi32(bf16_bits(x.a), bf16_bits(x.b));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(both, 0xD8));
+}
+inline __m256 eight_int8(const std::int8_t* p) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+}
+inline v16 load_int8(const std::int8_t* p) {
+  return {eight_int8(p), eight_int8(p + 8)};
+}
+// Whole numbers in [-127, 127]; a NaN becomes anything.
+inline void store_int8(std::int8_t* p, v16 x) {
+  const __m256i both = _mm256_permute4x64_epi64(
+      _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)), 0xD8);
+  const __m128i bytes =
+      _mm_packs_epi16(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
 inline v16 operator+(v16 x, v16 y) {
   return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
 }

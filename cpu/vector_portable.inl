@@ -26,6 +26,21 @@ inline v16 load_half(const std::uint16_t* p) {
 inline void store_half(std::uint16_t* p, v16 x) {
   for (int i = 0; i < 16; ++i) p[i] = float_to_f16(x.v[i]);
 }
+inline v16 load_bf16(const std::uint16_t* p) {
+  FORETOKEN_LANES(bf16_to_float(p[i]));
+}
+inline void store_bf16(std::uint16_t* p, v16 x) {
+  for (int i = 0; i < 16; ++i) p[i] = float_to_bf16(x.v[i]);
+}
+inline v16 load_int8(const std::int8_t* p) {
+  FORETOKEN_LANES(static_cast<float>(p[i]));
+}
+// Whole numbers in [-127, 127]; a NaN becomes anything.
+inline void store_int8(std::int8_t* p, v16 x) {
+  for (int i = 0; i < 16; ++i) {
+    p[i] = x.v[i] == x.v[i] ? static_cast<std::int8_t>(x.v[i]) : std::int8_t{0};
+  }
+}
 inline v16 operator+(v16 a, v16 b) {
   FORETOKEN_LANES(a.v[i] + b.v[i]);
 }

@@ -86,6 +86,7 @@ void settings_flags::add(CLI::App& app) {
   app.add_option("--device", device_, "auto, cpu, cuda or cuda:N (model.device)");
   app.add_option("--threads", threads_, "Compute threads (cpu.threads)");
   app.add_option("--kv-bytes", kv_bytes_, "KV pool, for example 256MiB (cache.kv_bytes)");
+  app.add_option("--kv", kv_, "auto, f16, bf16 or int8: how keys and values are stored (cache.kv)");
   app.add_option("--log-level", log_level_, "trace, debug, info, warn, error or off");
   app.add_option("--log-format", log_format_, "plain or json");
 }
@@ -100,6 +101,7 @@ result<config::settings> settings_flags::load() const {
   FORETOKEN_TRY(set_flag("--device", "model.device", device_, all));
   FORETOKEN_TRY(set_flag("--threads", "cpu.threads", threads_, all));
   FORETOKEN_TRY(set_flag("--kv-bytes", "cache.kv_bytes", kv_bytes_, all));
+  FORETOKEN_TRY(set_flag("--kv", "cache.kv", kv_, all));
   FORETOKEN_TRY(set_flag("--log-level", "log.level", log_level_, all));
   FORETOKEN_TRY(set_flag("--log-format", "log.format", log_format_, all));
   FORETOKEN_TRY(config::check(all));

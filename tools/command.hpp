@@ -31,7 +31,7 @@ class settings_flags {
   result<config::settings> load() const;  // also applies the log options
 
  private:
-  std::string file_, model_, precision_, device_, threads_, kv_bytes_, log_level_, log_format_;
+  std::string file_, model_, precision_, device_, threads_, kv_bytes_, kv_, log_level_, log_format_;
   std::vector<std::string> sets_;
 };
 

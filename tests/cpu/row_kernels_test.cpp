@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The row kernels against float64 formulas, on every path of this machine.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -144,6 +145,57 @@ TEST_CASE("row_kernels: f16 is rounded to nearest even, clamped and counted") {
     CHECK(half[36] == 0x7BFF);
     CHECK(half[37] == 0x1234);
     for (const std::size_t i : {0u, 5u, 17u, 35u}) CHECK(half[i] == float_to_f16(x[i]));
+  }
+}
+
+TEST_CASE("row_kernels: bf16 is rounded to nearest even, clamped and counted") {
+  for (const row_kernels* kernels : kernels_here()) {
+    CAPTURE(kernels->name);
+    auto x = values(37, 100, 6);
+    x[3] = 1e30f;
+    x[5] = std::numeric_limits<float>::infinity();
+    x[20] = -std::numeric_limits<float>::infinity();
+    x[30] = std::bit_cast<float>(0x7FFFFFFFu);  // a NaN whose rounding would leave the exponent
+    x[36] = 1.00390625f;                        // halfway between two: to the even one
+    std::vector<std::uint16_t> bf16(38, 0x1234);
+    CHECK(kernels->to_bf16(x.data(), 37, bf16.data()) == 2);
+    CHECK(bf16[5] == 0x7F7F);
+    CHECK(bf16[20] == 0xFF7F);
+    CHECK(std::isnan(bf16_to_float(bf16[30])));
+    CHECK(bf16[36] == 0x3F80);
+    CHECK(bf16[37] == 0x1234);
+    for (const std::size_t i : {0u, 3u, 17u, 35u}) CHECK(bf16[i] == float_to_bf16(x[i]));
+  }
+}
+
+TEST_CASE("row_kernels: int8 is within half a scale, and says what was not finite") {
+  for (const row_kernels* kernels : kernels_here()) {
+    for (const int n : lengths) {
+      CAPTURE(kernels->name);
+      CAPTURE(n);
+      auto x = values(n, 5, 8);
+      const float most = std::abs(
+          *std::ranges::max_element(x, [](float a, float b) { return std::abs(a) < std::abs(b); }));
+      std::vector<std::int8_t> quants(x.size() + 1, 99);
+      const float scale = kernels->to_int8(x.data(), n, quants.data());
+      CHECK(scale == most / 127.0f);
+      CHECK(quants.back() == 99);
+      int largest = 0;
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        CHECK(std::abs(scale * static_cast<float>(quants[i]) - x[i]) <= 0.50001f * scale);
+        largest = std::max(largest, std::abs(int{quants[i]}));
+      }
+      CHECK(largest == 127);
+      for (const float bad :
+           {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+        auto spoiled = x;
+        spoiled[spoiled.size() / 2] = bad;
+        CHECK(std::isnan(kernels->to_int8(spoiled.data(), n, quants.data())));
+      }
+      std::ranges::fill(x, 1e-38f);
+      kernels->to_int8(x.data(), n, quants.data());
+      CHECK(quants[0] == 0);
+    }
   }
 }
 

@@ -115,6 +115,8 @@ struct bounds {
   double greedy_margin;     // free decoding agrees up to the first margin below this
 };
 constexpr bounds exact_bounds{0.998, 0.1, 1e-5, 1.0005, 1e-3, 0.05};
+constexpr bounds bf16_bounds{0.99, 0.2, 1e-4, 1.001, 2e-3, 0.2};
+constexpr bounds int8_bounds{0.975, 1.0, 1.5e-3, 1.004, 1e-2, 0.5};
 constexpr bounds fast_bounds{0.965, 1.5, 3e-3, 1.004, 1e-2, 1.0};
 
 void check_texts(reader& read, const bounds& wanted) {
@@ -224,10 +226,24 @@ void check_greedy(reader& read, const bounds& wanted) {
   expect(wrong == 0, "greedy continuations equal up to the first near tie");
 }
 
-void check(const model::model_file& file, cpu::numerics precision, const bounds& wanted) {
-  std::printf("== %s\n", precision == cpu::numerics::exact ? "exact" : "fast");
+struct setting {
+  const char* name;
+  cpu::numerics precision;
+  cpu::kv_type kv;
+  bounds wanted;
+};
+constexpr setting settings[] = {
+    {"exact", cpu::numerics::exact, cpu::kv_type::f16, exact_bounds},
+    {"fast", cpu::numerics::fast, cpu::kv_type::f16, fast_bounds},
+    {"exact, KV in bf16", cpu::numerics::exact, cpu::kv_type::bf16, bf16_bounds},
+    {"exact, KV in int8", cpu::numerics::exact, cpu::kv_type::int8, int8_bounds}};
+
+void check(const model::model_file& file, const setting& one) {
+  std::printf("== %s\n", one.name);
+  const bounds& wanted = one.wanted;
   cpu::options chosen;
-  chosen.precision = precision;
+  chosen.precision = one.precision;
+  chosen.kv = one.kv;
   auto weights = cpu::prepare_weights(file, chosen);
   expect(weights.has_value(), "weights");
   if (!weights) return;
@@ -253,7 +269,6 @@ int main() {
     std::printf("FAIL: %s\n", to_string(file.error()).c_str());
     return 1;
   }
-  check(**file, cpu::numerics::exact, exact_bounds);
-  check(**file, cpu::numerics::fast, fast_bounds);
+  for (const setting& one : settings) check(**file, one);
   return failures == 0 ? 0 : 1;
 }

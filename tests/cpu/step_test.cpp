@@ -96,6 +96,86 @@ TEST_CASE("step: logits are those of the float64 formulas") {
   }
 }
 
+constexpr cpu::kv_type kv_types[] = {cpu::kv_type::f16, cpu::kv_type::bf16, cpu::kv_type::int8};
+
+// What a type keeps of one head's keys or values.
+void keep_in(cpu::kv_type type, std::vector<double>& head) {
+  double most = 0;
+  for (const double value : head) most = std::max(most, std::abs(value));
+  for (double& value : head) {
+    if (type == cpu::kv_type::int8) {
+      value = most == 0 ? 0 : std::nearbyint(value / most * 127) * most / 127;
+    } else {
+      const auto narrow = static_cast<float>(value);
+      value = static_cast<double>(type == cpu::kv_type::bf16 ? bf16_to_float(float_to_bf16(narrow))
+                                                             : f16_to_float(float_to_f16(narrow)));
+    }
+  }
+}
+
+cpu::options kv_options(cpu::isa path, cpu::kv_type type, int threads = 1) {
+  auto chosen = test::small_options(path, cpu::numerics::exact, threads);
+  chosen.kv = type;
+  return chosen;
+}
+
+TEST_CASE("step: keys and values of every type give the formulas' logits over what they keep") {
+  for (int index = 0; index < variants; ++index) {
+    made_model file(variant(index), stored::q8_0);
+    const auto text = file.tokens(150);
+    for (const cpu::kv_type type : kv_types) {
+      const auto expected = reference::forward(
+          file, text, [type](std::vector<double>& head) { keep_in(type, head); });
+      for (const cpu::isa path : test::paths_here()) {
+        CAPTURE(cpu::isa_name(path));
+        CAPTURE(index);
+        CAPTURE(static_cast<int>(type));
+        auto chosen = kv_options(path, type);
+        chosen.precision = cpu::numerics::float32;  // so that nothing else is rounded
+        device here(file, chosen);
+        const auto got = here.read(text, pages_from(0, 10), 150);
+        double worst = 0;
+        for (std::size_t t = 0; t < got.size(); ++t) {
+          for (std::size_t n = 0; n < got[t].size(); ++n) {
+            const double away = std::abs(static_cast<double>(got[t][n]) - expected[t][n]);
+            worst = std::max(worst, away / largest(expected[t]));
+          }
+        }
+        // Where float and double round to neighbours, one value is a step of its type away.
+        CHECK(worst < 2e-3);
+      }
+    }
+  }
+}
+
+TEST_CASE("step: with keys and values of every type a row's bits are its own") {
+  for (const cpu::isa path : test::paths_here()) {
+    for (int index = 0; index < variants; ++index) {
+      for (const cpu::kv_type type : kv_types) {
+        CAPTURE(cpu::isa_name(path));
+        CAPTURE(index);
+        CAPTURE(static_cast<int>(type));
+        made_model file(variant(index), stored::q8_0);
+        const auto text = file.tokens(141);
+        device here(file, kv_options(path, type));
+        const auto whole = here.read(text, pages_from(0, 9), 256);
+        CHECK(here.read(text, pages_from(10, 9), 1) == whole);
+        CHECK(here.read(text, pages_from(3, 9), 7) == whole);
+        here.again(kv_options(path, type, 2));
+        CHECK(here.read(text, pages_from(20, 9), 50) == whole);
+        model::micro_batch batch;  // beside a stranger, the last row on a copied page
+        const auto other = file.tokens(40);
+        batch.copies = {{page_id{28}, page_id{40}, 12}};
+        auto pages = pages_from(20, 9);
+        pages[8] = page_id{40};
+        batch.slices = {device::slice(other, pages_from(41, 3), 0, 40),
+                        device::slice(text, pages, 140, 1)};
+        CHECK(here.run(batch).back() == whole[140]);
+      }
+    }
+  }
+}
+
 TEST_CASE("step: a row's bits do not depend on chunks, threads, neighbours or pages") {
   for (const cpu::isa path : test::paths_here()) {
     for (int index = 0; index < variants; ++index) {
@@ -247,6 +327,16 @@ TEST_CASE("step: keys beyond the f16 range are clamped and counted") {
     const auto rows = here.read(text, pages_from(0, 1), 8);
     CHECK(saturated.value() > 0);
     for (const float value : rows.back()) CHECK(std::isfinite(value));
+    for (const cpu::kv_type wide : {cpu::kv_type::bf16, cpu::kv_type::int8}) {
+      counter none;
+      chosen.kv = wide;
+      chosen.kv_saturated = &none;
+      device far(file, chosen);
+      for (const float value : far.read(text, pages_from(0, 1), 8).back()) {
+        CHECK(std::isfinite(value));
+      }
+      CHECK(none.value() == 0);
+    }
   }
 }
 
@@ -295,6 +385,9 @@ TEST_CASE("plan: parts are counted and the pool is whole pages") {
   // keys 24 and values 32 floats of 2 bytes, 16 positions, 2 heads, 2 layers
   CHECK(plan.kv_page_bytes == (24 + 32) * 2 * 16 * 2 * 2);
   CHECK(plan.kv_bytes <= chosen.kv_bytes);
+  chosen.kv = cpu::kv_type::int8;
+  CHECK(cpu::plan_memory(file, chosen).kv_page_bytes == ((24 + 32) * 16 + 2 * 16 * 4) * 2 * 2);
+  chosen.kv = cpu::kv_type::automatic;
   CHECK(plan.kv_bytes == static_cast<std::uint64_t>(plan.kv_pages) * plan.kv_page_bytes);
   CHECK(plan.weight_bytes > file.tensors.embedding.bytes.size());
   CHECK(plan.workspace_bytes > 0);

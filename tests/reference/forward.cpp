@@ -42,8 +42,8 @@ struct matrix {
 
 class network {
  public:
-  network(const model::model_file& file, const std::vector<token>& tokens)
-      : file_(file), shape_(file.shape), tokens_(tokens) {}
+  network(const model::model_file& file, const std::vector<token>& tokens, const rounding& stored)
+      : file_(file), shape_(file.shape), tokens_(tokens), stored_(stored) {}
 
   std::vector<vector> run() {
     std::vector<vector> x;
@@ -173,6 +173,10 @@ class network {
       const auto dim = static_cast<std::ptrdiff_t>(shape_.head_dim);
       for (auto at = flat.begin(); at != flat.end(); at += dim) split.emplace_back(at, at + dim);
       v.push_back(std::move(split));
+      for (std::size_t h = 0; stored_ && h < v.back().size(); ++h) {
+        stored_(k.back()[h]);
+        stored_(v.back()[h]);
+      }
     }
     const auto group = size_of(shape_.heads / shape_.kv_heads);
     for (std::size_t t = 0; t < x.size(); ++t) {
@@ -206,13 +210,15 @@ class network {
   const model::model_file& file_;
   const model::hyperparameters& shape_;
   const std::vector<token>& tokens_;
+  const rounding& stored_;
 };
 
 }  // namespace
 
 std::vector<std::vector<double>> forward(const model::model_file& file,
-                                         const std::vector<token>& tokens) {
-  return network(file, tokens).run();
+                                         const std::vector<token>& tokens,
+                                         const rounding& stored) {
+  return network(file, tokens, stored).run();
 }
 
 }  // namespace foretoken::reference
