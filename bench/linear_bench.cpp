@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "bench/peaks.hpp"
 #include "cpu/dispatch.hpp"
 #include "cpu/linear.hpp"
 
@@ -30,50 +31,6 @@ struct settings {
   cpu::options chosen;
   bool smoke = false;
 };
-
-// Multiply-adds of bytes, nothing else: billions a second over all threads.
-#if defined(__x86_64__)
-__attribute__((target("avx512f,avx512vnni"))) void multiply_add_loop(long rounds) {
-  for (long i = 0; i < rounds; ++i) {
-    asm volatile(
-        "vpdpbusd %%zmm30,%%zmm31,%%zmm0\n vpdpbusd %%zmm30,%%zmm31,%%zmm1\n"
-        "vpdpbusd %%zmm30,%%zmm31,%%zmm2\n vpdpbusd %%zmm30,%%zmm31,%%zmm3\n"
-        "vpdpbusd %%zmm30,%%zmm31,%%zmm4\n vpdpbusd %%zmm30,%%zmm31,%%zmm5\n"
-        "vpdpbusd %%zmm30,%%zmm31,%%zmm6\n vpdpbusd %%zmm30,%%zmm31,%%zmm7\n"
-        "vpdpbusd %%zmm30,%%zmm31,%%zmm8\n vpdpbusd %%zmm30,%%zmm31,%%zmm9\n" ::
-            : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9");
-  }
-}
-#endif
-
-double multiply_add_peak(cpu::thread_pool& threads) {
-#if defined(__x86_64__)
-  if (!cpu::features().avx512) return 0;
-  constexpr long rounds = 200000;
-  const auto start = clock_type::now();
-  threads.run(threads.threads(), [](int, int) { multiply_add_loop(rounds); });
-  return static_cast<double>(rounds) * 10 * 64 * threads.threads() / seconds_since(start) / 1e9;
-#else
-  return 0;
-#endif
-}
-
-// Reads through memory much larger than the caches: GB/s over all threads.
-double stream_peak(cpu::thread_pool& threads, const std::vector<std::uint64_t>& memory) {
-  constexpr int pieces = 64;
-  const std::size_t length = memory.size() / pieces;
-  std::vector<std::uint64_t> sums(pieces);
-  const auto start = clock_type::now();
-  threads.run(pieces, [&](int piece, int) {
-    const std::uint64_t* const from = memory.data() + static_cast<std::size_t>(piece) * length;
-    std::uint64_t sum = 0;
-    for (std::size_t i = 0; i < length; ++i) sum ^= from[i];
-    sums[static_cast<std::size_t>(piece)] = sum;
-  });
-  const double rate = static_cast<double>(memory.size() * 8) / seconds_since(start) / 1e9;
-  if (sums[0] == 12345) std::printf(" ");  // so that the reads are not optimised away
-  return rate;
-}
 
 struct shape {
   const char* name;
@@ -152,7 +109,7 @@ timing measure(const subject& what,
 void run_shape(const shape& what,
                const settings& s,
                cpu::thread_pool& threads,
-               const std::vector<std::uint64_t>& memory) {
+               const bench::streamed_memory& memory) {
   const subject made = make_subject(what, s, threads);
   const int most = s.smoke ? 3 : 128;
   const int planes = s.chosen.precision == cpu::numerics::exact ? 2 : 1;
@@ -167,8 +124,8 @@ void run_shape(const shape& what,
   std::vector<float> y(static_cast<std::size_t>(most * (what.rows + cpu::tile_rows)));
   for (const int rows : {1, 2, 3, 4, 8, 16, 32, 128}) {
     if (rows > most) continue;
-    const double peak = multiply_add_peak(threads);
-    const double stream = stream_peak(threads, memory);
+    const double peak = bench::multiply_add_peak(threads);
+    const double stream = memory.read(threads);
     const timing t = measure(made, rows, x, y, threads, s.smoke ? 1 : rows > 8 ? 3 : 9);
     const double macs = static_cast<double>(made.macs) * rows * planes *
                         static_cast<double>(made.copies.size()) / 1e9;
@@ -226,7 +183,7 @@ int main(int count, char** arguments) {
   std::printf("linear_bench: %s, %s, %d threads, compiler %s, seed 1\n",
               s.chosen.precision == cpu::numerics::exact ? "exact" : "fast",
               cpu::isa_name(path.value()), threads.threads(), __VERSION__);
-  const std::vector<std::uint64_t> memory(s.smoke ? 1 << 16 : 32 << 20, 1);
+  const bench::streamed_memory memory(s.smoke ? 4u << 20 : bench::streamed_memory::usual_bytes);
   const shape shapes[] = {{"q4_1 960x576", model::dtype::q4_1, 960, 576},
                           {"q4_1 3072x576", model::dtype::q4_1, 3072, 576},
                           {"q4_1 576x1536", model::dtype::q4_1, 576, 1536},

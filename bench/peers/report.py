@@ -25,7 +25,8 @@ def header(results):
         return f"{min(values):.0f} to {max(values):.0f}" if values else "not measured"
     return (f"`python3 bench/peers`, {processor()}, {results['threads']} threads, {results['date']}, commit "
             f"{results['commit']}; medians of {results['rounds']} interleaved rounds. Of the same rounds: "
-            f"integer multiply-add peak {spread('gmac_per_second')} GMAC/s.")
+            f"integer multiply-add peak {spread('gmac_per_second')} GMAC/s, reading 96 MiB on huge pages "
+            f"{spread('stream_gb_per_second')} GB/s.")
 
 
 def speed_table(results):

@@ -26,10 +26,12 @@ def name_of(point):
 
 
 def ceilings():
-    """The integer multiply-add peak of this minute in GMAC/s, as our kernel benchmark prints it."""
-    out = text_of(ROOT / "build/release/bin/linear_bench", "--smoke", "--threads", THREADS)
-    found = re.search(r"% of +([\d.]+)\)", out)
-    return {"gmac_per_second": float(found.group(1)) if found else None}
+    """The peaks of this minute: integer multiply-adds (GMAC/s), and reading 96 MiB on huge pages (GB/s)."""
+    out = text_of(ROOT / "build/release/bin/peaks_bench", "--threads", THREADS)
+    def median(name):
+        found = re.search(rf"^{name} +median +([\d.]+)", out, re.MULTILINE)
+        return float(found.group(1)) if found else None
+    return {"gmac_per_second": median("multiply-add"), "stream_gb_per_second": median("stream")}
 
 
 def measure(running, rounds, smoke=False):
@@ -39,6 +41,8 @@ def measure(running, rounds, smoke=False):
     broken = {}
     for turn in range(rounds):
         peaks.append(ceilings())
+        say(f"round {turn + 1} peaks: {peaks[-1]['gmac_per_second']} GMAC/s, "
+            f"{peaks[-1]['stream_gb_per_second']} GB/s")
         for kind, size in points(smoke):
             row = figures[name_of((kind, size))]
             for label, engine in running.items():
