@@ -99,13 +99,13 @@ void activations::set_part(int row, int first, const float* x, int columns) {
                    from + count <= s.stride);
   if (s.values != nullptr) std::memcpy(s.values + s.row(row) + from, x, count * sizeof(float));
   if (s.planes == 0) return;
-  std::size_t at = s.block(row) + from / block_columns;
-  const float* const whole_end = x + count / block_columns * block_columns;
-  for (; x != whole_end; x += block_columns) s.kernels->quantise(s, at++, x);
+  const std::size_t at = s.block(row) + from / block_columns;
+  const std::size_t whole = count / block_columns;
+  s.kernels->quantise(s, at, x, static_cast<int>(whole));
   if (count % block_columns == 0) return;
   float padded[block_columns] = {};
-  std::copy_n(x, count % block_columns, padded);
-  s.kernels->quantise(s, at, padded);
+  std::copy_n(x + whole * block_columns, count % block_columns, padded);
+  s.kernels->quantise(s, at + whole, padded, 1);
 }
 
 double activations::distance(int row, const float* x, int columns) const noexcept {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention of up to four queries of one sequence over one KV head, softmax kept running.
-// Keys [head_dim][16], values [16][padded] a page. Order of every query: chunks of 128 absolute
+// Keys and values of a page: row_kernels.hpp. Order of every query: chunks of 128 absolute
 // positions ascending, pages ascending, positions ascending; nothing outside its own range is
 // touched. So its bits depend on its position and window only, not on the queries beside it.
 
@@ -11,16 +11,26 @@ struct attention_state {
   float out[attention_tile][head_dim_max];
 };
 
+// Value `row` of 16 positions' keys, or of position `row` 16 values; `index` is where they begin.
 template <kv_type Type>
-inline v16 load_kv(const std::byte* base, int index) {
+inline v16 load_kv(const std::byte* base, int index, int row) {
   if constexpr (Type == kv_type::f16)
     return load_half(reinterpret_cast<const std::uint16_t*>(base) + index);
   else if constexpr (Type == kv_type::bf16)
-    return load_bf16(reinterpret_cast<const std::uint16_t*>(base) + index);
+    return load_bf16_of(reinterpret_cast<const std::uint16_t*>(base) + index - row % 2,
+                        row % 2 != 0);
   else if constexpr (Type == kv_type::int8)
     return load_int8(reinterpret_cast<const std::int8_t*>(base) + index);
   else
     return load(reinterpret_cast<const float*>(base) + index);
+}
+template <kv_type Type>
+inline v16 load_keys(const std::byte* base, int d) {
+  return load_kv<Type>(base, kv_key_index(Type, d, 0), d);
+}
+template <kv_type Type>
+inline v16 load_values(const std::byte* base, int dim, int d, int slot) {
+  return load_kv<Type>(base, kv_value_index(Type, dim, d, slot), slot);
 }
 
 // Of int8, the 16 positions' scales behind the keys [dim][16] or the values [16][dim].
@@ -33,23 +43,54 @@ inline int first_position(const attention_job& job, int query) {
   return first > 0 ? first : 0;
 }
 
+inline const std::byte* keys_of(const attention_job& job, page_id page) {
+  return job.base + job.page_stride * static_cast<std::size_t>(page);
+}
 inline const std::byte* page_keys(const attention_job& job, int page) {
-  return job.base + job.page_stride * static_cast<std::size_t>(job.pages[page]);
+  return keys_of(job, job.pages[page]);
 }
 
-// Scores of Pages neighbouring pages at once: each sum is one chain of multiply-adds, and a few
-// chains side by side hide its latency.
+// Positions that any query of a tile sees.
+struct position_range {
+  int begin, end;
+};
+
+inline void ask_for(const std::byte* line) {
+  __builtin_prefetch(line);
+}
+
+// Keys that are read after those of `page - 1`: of this job, or of the one that follows.
+inline const std::byte* keys_after(const attention_job& job, int page, position_range all) {
+  if (page * page_tokens < all.end) return page_keys(job, page);
+  const int behind = page - (all.end + page_tokens - 1) / page_tokens;
+  const bool known = job.pages_after != nullptr && behind * page_tokens < job.positions_after;
+  return known ? keys_of(job, job.pages_after[behind]) : page_keys(job, all.begin / page_tokens);
+}
+
+inline v16 capped(v16 score, float cap) {
+  return set1(cap) * hyperbolic_tangent(score / set1(cap));
+}
+
+// Scores of Pages neighbouring pages at once (their values, and the keys read next, are asked for):
+// each sum is one chain of multiply-adds, and a few chains side by side hide its latency.
 template <kv_type Type, int Count, int Pages>
-void page_scores(const attention_job& job, int page, int slot, attention_state& state) {
+void page_scores(
+    const attention_job& job, int page, int slot, position_range all, attention_state& state) {
+  const int key_bytes = kv_key_bytes(Type, job.head_dim);
+  const int line_bytes = page_tokens * kv_value_bytes(Type);
   const std::byte* keys[score_pages];
+  const std::byte* after[score_pages];
   v16 sum[score_pages][attention_tile];
   for (int p = 0; p < Pages; ++p) {
     keys[p] = page_keys(job, page + p);
+    after[p] = keys_after(job, page + Pages + p, all);
     for (int i = 0; i < Count; ++i) sum[p][i] = set1(0);
   }
   for (int d = 0; d < job.head_dim; ++d) {
     for (int p = 0; p < Pages; ++p) {
-      const v16 key = load_kv<Type>(keys[p], d * page_tokens);
+      const v16 key = load_keys<Type>(keys[p], d);
+      ask_for(keys[p] + key_bytes + d * line_bytes);
+      ask_for(after[p] + d * line_bytes);
       for (int i = 0; i < Count; ++i) sum[p][i] = fma(key, set1(job.queries[i].q[d]), sum[p][i]);
     }
   }
@@ -57,9 +98,7 @@ void page_scores(const attention_job& job, int page, int slot, attention_state& 
     for (int i = 0; i < Count; ++i) {
       v16 score = sum[p][i] * set1(job.scale);
       if constexpr (Type == kv_type::int8) score = score * load(page_scales(keys[p], job.head_dim));
-      if (job.softcap > 0) {
-        score = set1(job.softcap) * hyperbolic_tangent(score / set1(job.softcap));
-      }
+      if (job.softcap > 0) score = capped(score, job.softcap);
       store(&state.probability[i][(slot + p) * page_tokens], score);
     }
   }
@@ -116,7 +155,7 @@ void add_columns(const attention_job& job,
   }
   for (int at = low; at < high; ++at) {
     v16 value[value_vectors];
-    for (int v = 0; v < Vectors; ++v) value[v] = load_kv<Type>(values, at * dim + d + 16 * v);
+    for (int v = 0; v < Vectors; ++v) value[v] = load_values<Type>(values, dim, d + 16 * v, at);
     for (int i = 0; i < Count; ++i) {
       float share = state.probability[first + i][slot * page_tokens + at];
       if constexpr (Type == kv_type::int8) share *= page_scales(values, dim)[at];
@@ -148,69 +187,103 @@ void add_values(const attention_job& job,
   }
 }
 
-template <kv_type Type, int Count>
-void page_values(const attention_job& job, int page, int slot, attention_state& state) {
-  const std::byte* values = page_keys(job, page) + kv_key_bytes(Type, job.head_dim);
-  const int base = page * page_tokens;
-  int low[attention_tile];
-  int high[attention_tile];
+// A query's own positions [low, high) of a page.
+struct page_range {
+  int low, high;
+};
+inline page_range range_in(const attention_job& job, int query, int page) {
+  const int first = first_position(job, query) - page * page_tokens;
+  const int end = job.queries[query].position + 1 - page * page_tokens;
+  return {first > 0 ? first : 0, end < page_tokens ? end : page_tokens};
+}
+template <int Count>
+bool is_whole(const attention_job& job, int page) {
   bool whole = true;
   for (int i = 0; i < Count; ++i) {
-    const int first = first_position(job, i) - base;
-    const int end = job.queries[i].position + 1 - base;
-    low[i] = first > 0 ? first : 0;
-    high[i] = end < page_tokens ? end : page_tokens;
-    whole = whole && low[i] == 0 && high[i] == page_tokens;
+    const page_range own = range_in(job, i, page);
+    whole = whole && own.low == 0 && own.high == page_tokens;
   }
-  if (whole) return add_values<Type, Count>(job, values, slot, 0, 0, page_tokens, state);
-  for (int i = 0; i < Count; ++i) {
-    add_values<Type, 1>(job, values, slot, i, low[i], high[i], state);
-  }
+  return whole;
 }
 
 template <kv_type Type, int Count>
-void attend_tile(const attention_job& job) {
-  attention_state state;
-  const int dim = padded_dim(job.head_dim);
-  int begin = first_position(job, 0);
-  int end = job.queries[0].position + 1;
+void page_values(const attention_job& job, int page, int slot, attention_state& state) {
+  const std::byte* values = page_keys(job, page) + kv_key_bytes(Type, job.head_dim);
+  if (is_whole<Count>(job, page)) {
+    return add_values<Type, Count>(job, values, slot, 0, 0, page_tokens, state);
+  }
+  for (int i = 0; i < Count; ++i) {
+    const page_range own = range_in(job, i, page);
+    add_values<Type, 1>(job, values, slot, i, own.low, own.high, state);
+  }
+}
+
+// Nothing summed yet.
+template <int Count>
+position_range begin_tile(const attention_job& job, attention_state& state) {
+  position_range all{first_position(job, 0), job.queries[0].position + 1};
   for (int i = 0; i < Count; ++i) {
     state.maximum[i] = -__builtin_inff();
     state.sum[i] = set1(0);
-    for (int d = 0; d < dim; ++d) state.out[i][d] = 0;
-    begin = first_position(job, i) < begin ? first_position(job, i) : begin;
-    end = job.queries[i].position + 1 > end ? job.queries[i].position + 1 : end;
+    for (int d = 0; d < padded_dim(job.head_dim); ++d) state.out[i][d] = 0;
+    all.begin = first_position(job, i) < all.begin ? first_position(job, i) : all.begin;
+    all.end = job.queries[i].position + 1 > all.end ? job.queries[i].position + 1 : all.end;
   }
-  constexpr int chunk_pages = attention_chunk / page_tokens;
-  for (int chunk = begin / attention_chunk * attention_chunk; chunk < end;
-       chunk += attention_chunk) {
-    const int lowest_page = chunk > begin ? chunk / page_tokens : begin / page_tokens;
-    const int all_pages = (end + page_tokens - 1) / page_tokens;
-    const int chunk_end = chunk / page_tokens + chunk_pages;
-    const int page_end = all_pages < chunk_end ? all_pages : chunk_end;
-    int scored = lowest_page;
-    for (; scored + score_pages <= page_end; scored += score_pages) {
-      page_scores<Type, Count, score_pages>(job, scored, scored - chunk / page_tokens, state);
-    }
-    for (; scored < page_end; ++scored) {
-      page_scores<Type, Count, 1>(job, scored, scored - chunk / page_tokens, state);
-    }
-    for (int i = 0; i < Count; ++i) {
-      const int first = first_position(job, i) > chunk ? first_position(job, i) : chunk;
-      const int limit = chunk + attention_chunk;
-      const int last = job.queries[i].position + 1 < limit ? job.queries[i].position + 1 : limit;
-      if (first < last) chunk_softmax(state, i, chunk, first, last, dim);
-    }
-    for (int page = lowest_page; page < page_end; ++page) {
-      page_values<Type, Count>(job, page, page - chunk / page_tokens, state);
-    }
+  return all;
+}
+
+// Pages of a chunk that hold such positions.
+struct chunk_pages {
+  int begin, end;
+};
+inline chunk_pages pages_of(int chunk, position_range all) {
+  const int first = chunk > all.begin ? chunk : all.begin;
+  const int pages_end = (all.end + page_tokens - 1) / page_tokens;
+  const int chunk_end = (chunk + attention_chunk) / page_tokens;
+  return {first / page_tokens, pages_end < chunk_end ? pages_end : chunk_end};
+}
+
+template <int Count>
+void softmax_of_chunk(const attention_job& job, int chunk, int dim, attention_state& state) {
+  for (int i = 0; i < Count; ++i) {
+    const int first = first_position(job, i) > chunk ? first_position(job, i) : chunk;
+    const int limit = chunk + attention_chunk;
+    const int last = job.queries[i].position + 1 < limit ? job.queries[i].position + 1 : limit;
+    if (first < last) chunk_softmax(state, i, chunk, first, last, dim);
   }
+}
+
+template <int Count>
+void finish_tile(const attention_job& job, attention_state& state) {
   for (int i = 0; i < Count; ++i) {
     const v16 total = set1(sum_lanes(state.sum[i]));
     for (int d = 0; d < job.head_dim; d += 16) {
       store_some(job.queries[i].out + d, load(&state.out[i][d]) / total, job.head_dim - d);
     }
   }
+}
+
+template <kv_type Type, int Count>
+void attend_tile(const attention_job& job) {
+  attention_state state;
+  const position_range all = begin_tile<Count>(job, state);
+  for (int chunk = all.begin / attention_chunk * attention_chunk; chunk < all.end;
+       chunk += attention_chunk) {
+    const chunk_pages pages = pages_of(chunk, all);
+    const int chunk_page = chunk / page_tokens;
+    int scored = pages.begin;
+    for (; scored + score_pages <= pages.end; scored += score_pages) {
+      page_scores<Type, Count, score_pages>(job, scored, scored - chunk_page, all, state);
+    }
+    for (; scored < pages.end; ++scored) {
+      page_scores<Type, Count, 1>(job, scored, scored - chunk_page, all, state);
+    }
+    softmax_of_chunk<Count>(job, chunk, padded_dim(job.head_dim), state);
+    for (int page = pages.begin; page < pages.end; ++page) {
+      page_values<Type, Count>(job, page, page - chunk_page, state);
+    }
+  }
+  finish_tile<Count>(job, state);
 }
 
 template <kv_type Type>
@@ -223,7 +296,7 @@ void attend_some(const attention_job& job) {
   }
 }
 
-void attend(const attention_job& job) {
+void attend_with_floats(const attention_job& job) {
   switch (job.type) {
     case kv_type::bf16: return attend_some<kv_type::bf16>(job);
     case kv_type::int8: return attend_some<kv_type::int8>(job);

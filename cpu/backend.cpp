@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "cpu/dispatch.hpp"
 #include "cpu/kv_pool.hpp"
 #include "cpu/step.hpp"
 #include "cpu/weights.hpp"
@@ -15,7 +16,7 @@ result<std::unique_ptr<model::ops>> make_ops(std::shared_ptr<const weights> from
     return invalid("model.precision", "the weights were prepared for other numerics");
   }
   if (chosen.rows_max < 1) return invalid("cpu.rows_max", "must be at least 1");
-  const kv_layout layout(from->shape, from->precision, chosen.kv);
+  const kv_layout layout(from->shape, from->precision, from->path, chosen.kv);
   auto pool = kv_pool::take(layout, chosen.kv_bytes);
   if (!pool) return std::move(pool).error();
   return std::unique_ptr<model::ops>(
@@ -23,7 +24,9 @@ result<std::unique_ptr<model::ops>> make_ops(std::shared_ptr<const weights> from
 }
 
 memory_plan plan_memory(const model::model_file& file, const options& chosen) {
-  const kv_layout layout(file.shape, chosen.precision, chosen.kv);
+  const auto path = choose_isa(chosen.path);
+  const kv_layout layout(file.shape, chosen.precision, path ? path.value() : isa::portable,
+                         chosen.kv);
   memory_plan plan;
   plan.weight_bytes = weight_bytes(file, chosen);
   plan.kv_page_bytes = layout.page_bytes();

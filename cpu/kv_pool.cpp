@@ -8,6 +8,7 @@
 #include <limits>
 #include <utility>
 
+#include "cpu/dispatch.hpp"
 #include "cpu/row_kernels.hpp"
 
 namespace foretoken::cpu {
@@ -19,10 +20,13 @@ std::size_t size_of(int n) noexcept {
 
 kv_layout::kv_layout(const model::hyperparameters& shape,
                      numerics precision,
+                     isa path,
                      kv_type wanted) noexcept
     : layers(shape.layers), kv_heads(shape.kv_heads), head_dim(shape.head_dim), type(wanted) {
   if (wanted != kv_type::automatic) return;
   type = precision == numerics::float32 ? kv_type::f32 : kv_type::f16;
+  const bool pairs = path == isa::avx512 && features().avx512_bf16;
+  if (precision == numerics::fast && pairs) type = kv_type::bf16;
 }
 
 std::size_t kv_layout::head_bytes() const noexcept {
@@ -74,13 +78,16 @@ std::byte* kv_pool::head_base(int layer, int head) const noexcept {
 
 void kv_pool::copy_page(page_id from, page_id to, int positions) const noexcept {
   const int dim = layout_.head_dim;
-  const std::size_t unit = size_of(kv_value_bytes(layout_.type));
+  // What stands side by side: a value, or a pair.
+  const int together = layout_.type == kv_type::bf16 ? 2 : 1;
+  const std::size_t unit = size_of(kv_value_bytes(layout_.type) * together);
   const std::size_t stride = layout_.layer_page_bytes();
   const std::size_t scales = layout_.type == kv_type::int8 ? size_of(positions) * sizeof(float) : 0;
   const std::size_t key_row = size_of(page_tokens) * unit;
-  const std::size_t keys = size_of(dim) * key_row;
+  const std::size_t keys = size_of((dim + together - 1) / together) * key_row;
   const std::size_t values_at = size_of(kv_key_bytes(layout_.type, dim));
-  const std::size_t value_scales_at = values_at + size_of(page_tokens * padded_dim(dim)) * unit;
+  const std::size_t value_scales_at =
+      values_at + size_of(page_tokens / together * padded_dim(dim)) * unit;
   for (int i = 0; i < layout_.layers * layout_.kv_heads; ++i) {
     std::byte* base = head_base(i / layout_.kv_heads, i % layout_.kv_heads);
     const std::byte* source = base + stride * size_of(static_cast<int>(from));
@@ -90,7 +97,7 @@ void kv_pool::copy_page(page_id from, page_id to, int positions) const noexcept 
     }
     std::memcpy(target + keys, source + keys, scales);
     std::memcpy(target + values_at, source + values_at,
-                size_of(positions * padded_dim(dim)) * unit);
+                size_of((positions + together - 1) / together * padded_dim(dim)) * unit);
     std::memcpy(target + value_scales_at, source + value_scales_at, scales);
   }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// The pages of keys and values: [layer][page][kv_head]{keys [head_dim][16], values [16][padded]},
+// The pages of keys and values: [layer][page][kv_head]{keys, values}, as row_kernels.hpp says,
 // in int8 with the 16 positions' scales (float) behind the keys and behind the values.
 // One mapping, whose memory is taken when a page is first written. Pages are told apart by id; who
 // owns which is the cache's business.
@@ -21,7 +21,12 @@ struct kv_layout {
   int head_dim = 0;
   kv_type type = kv_type::f16;  // never automatic
 
-  kv_layout(const model::hyperparameters& shape, numerics precision, kv_type wanted) noexcept;
+  // `path` is never automatic. What automatic means: f32 for float32; bf16 in fast where the
+  // processor multiplies pairs of them; else f16.
+  kv_layout(const model::hyperparameters& shape,
+            numerics precision,
+            isa path,
+            kv_type wanted) noexcept;
   std::size_t head_bytes() const noexcept;
   std::size_t layer_page_bytes() const noexcept;
   std::uint64_t page_bytes() const noexcept;  // of all layers

@@ -90,7 +90,7 @@ FORETOKEN_AVX2_INLINE void part_words(const std::int16_t* words, int planes, std
 }
 
 // See quantise() in linear_portable.cpp: the same operations, 8 at a time.
-FORETOKEN_AVX2 void quantise(const activations::storage& to, std::size_t at, const float* x) {
+FORETOKEN_AVX2 void quantise_block(const activations::storage& to, std::size_t at, const float* x) {
   std::int16_t* const q = to.words + at * block_columns;
   std::int8_t* const bytes = to.bytes + at * block_columns * static_cast<std::size_t>(to.planes);
   __m256i largest = _mm256_setzero_si256();
@@ -111,6 +111,15 @@ FORETOKEN_AVX2 void quantise(const activations::storage& to, std::size_t at, con
   const std::int32_t second = quantise_half(x + 16, inverse, q + 16);
   part_words(q, to.planes, bytes);
   to.put_block(at, magnitude / to.quant_max(), first, second);
+}
+
+FORETOKEN_AVX2 void quantise(const activations::storage& to,
+                             std::size_t at,
+                             const float* x,
+                             int blocks) {
+  for (int b = 0; b < blocks; ++b) {
+    quantise_block(to, at + static_cast<std::size_t>(b), x + b * block_columns);
+  }
 }
 
 // ---- integer weights ----

@@ -59,14 +59,26 @@ struct read_ahead {
   }
 };
 
-FORETOKEN_AVX512_INLINE void put_quants(std::int8_t* q, __m512i first, __m512i second) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(first));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(q + 16), _mm512_cvtepi32_epi8(second));
+// 32 whole numbers as bytes: their low ones.
+FORETOKEN_AVX512_INLINE __m256i low_bytes(__m512i first, __m512i second) {
+  return _mm256_set_m128i(_mm512_cvtepi32_epi8(second), _mm512_cvtepi32_epi8(first));
+}
+
+// Sums of the first and of the last 16 of 32 signed bytes.
+FORETOKEN_AVX512_INLINE __m128i sum_halves(__m256i bytes) {
+  constexpr int shift = 128;  // makes them unsigned
+  const __m256i above = _mm256_xor_si256(bytes, _mm256_set1_epi8(static_cast<char>(-shift)));
+  const __m256i eights = _mm256_sad_epu8(above, _mm256_setzero_si256());
+  const __m256i halves = _mm256_add_epi64(eights, _mm256_unpackhi_epi64(eights, eights));
+  const __m128i both =
+      _mm_unpacklo_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+  return _mm_sub_epi32(both, _mm_set1_epi32(16 * shift));
 }
 
 // See quantise() in linear_portable.cpp: the same operations, 16 at a time.
-FORETOKEN_AVX512 void quantise(const activations::storage& to, std::size_t at, const float* x) {
-  std::int8_t* q = to.bytes + at * block_columns * static_cast<std::size_t>(to.planes);
+FORETOKEN_AVX512_INLINE void quantise_block(const activations::storage& to,
+                                            std::size_t at,
+                                            const float* x) {
   const __m512 x0 = _mm512_loadu_ps(x);
   const __m512 x1 = _mm512_loadu_ps(x + 16);
   const __m512i sign_off = _mm512_set1_epi32(0x7FFFFFFF);
@@ -85,14 +97,27 @@ FORETOKEN_AVX512 void quantise(const activations::storage& to, std::size_t at, c
     q0 = _mm512_cvtps_epi32(_mm512_mul_ps(x0, inverse));
     q1 = _mm512_cvtps_epi32(_mm512_mul_ps(x1, inverse));
   }
-  if (to.planes == 2) {  // low in [-128, 127]
+  auto* q = reinterpret_cast<__m256i*>(to.bytes +
+                                       at * block_columns * static_cast<std::size_t>(to.planes));
+  const __m256i low = low_bytes(q0, q1);  // in [-128, 127]
+  __m128i sums = sum_halves(low);
+  if (to.planes == 2) {
     const __m512i round = _mm512_set1_epi32(128);
-    put_quants(q, _mm512_srai_epi32(_mm512_add_epi32(q0, round), 8),
-               _mm512_srai_epi32(_mm512_add_epi32(q1, round), 8));
-    q += block_columns;
+    const __m256i high = low_bytes(_mm512_srai_epi32(_mm512_add_epi32(q0, round), 8),
+                                   _mm512_srai_epi32(_mm512_add_epi32(q1, round), 8));
+    _mm256_storeu_si256(q++, high);
+    sums = _mm_add_epi32(sums, _mm_slli_epi32(sum_halves(high), 8));
   }
-  put_quants(q, q0, q1);  // keeps the low bytes
-  to.put_block(at, scale, _mm512_reduce_add_epi32(q0), _mm512_reduce_add_epi32(q1));
+  _mm256_storeu_si256(q, low);
+  to.put_block(at, scale, _mm_cvtsi128_si32(sums), _mm_extract_epi32(sums, 1));
+}
+
+FORETOKEN_AVX512 void quantise(const activations::storage& to,
+                               std::size_t at,
+                               const float* x,
+                               int blocks) {
+  for (int b = 0; b < blocks; ++b)
+    quantise_block(to, at + static_cast<std::size_t>(b), x + b * block_columns);
 }
 
 template <bool Wide>

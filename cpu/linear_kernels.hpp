@@ -114,8 +114,8 @@ struct tile_output {
 struct linear_kernels {
   bool byte_planes = false;  // how quants are kept: one form or both
   bool words = false;
-  // One block of 32 values into block `at` (counted over all rows).
-  void (*quantise)(const activations::storage& to, std::size_t at, const float* x);
+  // Blocks of 32 values into block `at` (counted over all rows) and those behind it.
+  void (*quantise)(const activations::storage& to, std::size_t at, const float* x, int blocks);
   void (*integer_tile)(const integer_stream& tile,
                        const integer_form& form,
                        const activations::storage& x,

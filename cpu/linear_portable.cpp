@@ -13,7 +13,7 @@ namespace foretoken::cpu {
 namespace {
 
 // One block of 32 columns. The other instruction sets must give the same integers and scales.
-void quantise(const activations::storage& to, std::size_t at, const float* x) {
+void quantise_block(const activations::storage& to, std::size_t at, const float* x) {
   std::int16_t* const q = to.words + at * block_columns;
   std::uint32_t largest = 0;  // bits of |x|: NaN > infinity > every finite value
   for (int i = 0; i < block_columns; ++i) {
@@ -33,6 +33,12 @@ void quantise(const activations::storage& to, std::size_t at, const float* x) {
     half[i / 16] += q[i];
   }
   to.put_block(at, magnitude / to.quant_max(), half[0], half[1]);
+}
+
+void quantise(const activations::storage& to, std::size_t at, const float* x, int blocks) {
+  for (int b = 0; b < blocks; ++b) {
+    quantise_block(to, at + static_cast<std::size_t>(b), x + b * block_columns);
+  }
 }
 
 void widen_scales(const std::byte* from, float* out) {

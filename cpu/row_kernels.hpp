@@ -16,7 +16,8 @@ constexpr int attention_tile = 4;     // queries that share one pass over keys a
 constexpr int attention_chunk = 128;  // positions between two looks at the running maximum
 
 // Keys of a page and head lie as [head_dim][16], values as [16][padded]: a position block is one
-// vector.
+// vector. In bf16 neighbours stand in pairs, as vdpbf16ps multiplies them: keys
+// [head_dim / 2][16][2], values [8][padded][2].
 constexpr int padded_dim(int head_dim) noexcept {
   return (head_dim + 15) / 16 * 16;
 }
@@ -28,8 +29,16 @@ constexpr int kv_value_bytes(kv_type type) noexcept {
 constexpr int kv_scale_bytes(kv_type type) noexcept {
   return type == kv_type::int8 ? page_tokens * 4 : 0;
 }
+// Index of a key or value within its page.
+constexpr int kv_key_index(kv_type type, int d, int slot) noexcept {
+  return type == kv_type::bf16 ? (d / 2 * page_tokens + slot) * 2 + d % 2 : d * page_tokens + slot;
+}
+constexpr int kv_value_index(kv_type type, int padded, int d, int slot) noexcept {
+  return type == kv_type::bf16 ? (slot / 2 * padded + d) * 2 + slot % 2 : slot * padded + d;
+}
 constexpr int kv_key_bytes(kv_type type, int head_dim) noexcept {
-  return page_tokens * head_dim * kv_value_bytes(type) + kv_scale_bytes(type);
+  const int rows = type == kv_type::bf16 ? (head_dim + 1) / 2 * 2 : head_dim;
+  return page_tokens * rows * kv_value_bytes(type) + kv_scale_bytes(type);
 }
 constexpr int kv_head_bytes(kv_type type, int head_dim) noexcept {
   return kv_key_bytes(type, head_dim) + kv_key_bytes(type, padded_dim(head_dim));
@@ -45,7 +54,10 @@ struct attention_query {
 struct attention_job {
   attention_query queries[attention_tile];
   int query_count = 0;
-  const page_id* pages = nullptr;   // of the sequence, page i = positions 16i..
+  const page_id* pages = nullptr;  // of the sequence, page i = positions 16i..
+  // What the thread reads after this, in the same layer and head: asked for on the way.
+  const page_id* pages_after = nullptr;
+  int positions_after = 0;
   const std::byte* base = nullptr;  // keys of this layer and head in page 0 of the pool
   std::size_t page_stride = 0;      // bytes from one page to the next
   int head_dim = 0;
@@ -53,6 +65,8 @@ struct attention_job {
   float scale = 1;
   float softcap = 0;
   kv_type type = kv_type::f16;  // of keys and values; never automatic
+  // Of bf16: queries and weights may be rounded to bf16 too, where products of pairs are faster.
+  bool bf16_products = false;
 };
 
 struct row_kernels {

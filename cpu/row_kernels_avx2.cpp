@@ -21,9 +21,9 @@ namespace {
 
 #include "cpu/attention.inl"
 
-constexpr row_kernels table{"avx2",         rms_norm,       layer_norm, silu_gate, gelu_gate,
-                            silu_gate_tile, gelu_gate_tile, gelu,       softcap,   to_half,
-                            to_bf16,        to_int8,        attend};
+constexpr row_kernels table{
+    "avx2", rms_norm, layer_norm, silu_gate, gelu_gate, silu_gate_tile,    gelu_gate_tile,
+    gelu,   softcap,  to_half,    to_bf16,   to_int8,   attend_with_floats};
 }  // namespace
 
 const row_kernels& row_kernels_avx2() noexcept {

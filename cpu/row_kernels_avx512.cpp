@@ -14,6 +14,8 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")
 
 // gcc 12 reports the deliberately undefined pass-through operands inside its own intrinsics.
+// It also sees sign conversions in constant pointer offsets of unrolled templates.
+#pragma GCC diagnostic ignored "-Wsign-conversion"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
 
@@ -24,6 +26,13 @@ namespace {
 #include "cpu/row_kernels.inl"
 
 #include "cpu/attention.inl"
+
+#include "cpu/attention_bf16.inl"
+
+void attend(const attention_job& job) {
+  if (job.type == kv_type::bf16 && job.bf16_products) return attend_bf16(job);
+  attend_with_floats(job);
+}
 
 constexpr row_kernels table{"avx512",       rms_norm,       layer_norm, silu_gate, gelu_gate,
                             silu_gate_tile, gelu_gate_tile, gelu,       softcap,   to_half,

@@ -102,7 +102,11 @@ class step final : public model::ops {
   void shape_head(float* head, const std::vector<float>& norm, int layer, int row_index);
   void finish_qkv(int row_index, int layer, int thread);
   void append(int row_index, int layer, const float* keys, const float* values, int thread);
-  void attend_rows(int layer, const row& first, int first_row, int count, int kv_head);
+  struct block {  // rows of one slice that share attention's loads
+    int first = 0, count = 0;
+  };
+  const page_id* pages_of(const block& rows) const noexcept;
+  void attend_block(int layer, int index, int kv_head);
   void add_output(const linear& matrix,
                   const linear& following,
                   const activations& inputs,
@@ -132,9 +136,6 @@ class step final : public model::ops {
   const model::micro_batch* batch_ = nullptr;
   std::vector<row> rows_;
   std::vector<head_task> tasks_;
-  struct block {  // rows of one slice that share attention's loads
-    int first = 0, count = 0;
-  };
   std::vector<block> blocks_;
   std::vector<int> rope_offset_;
   std::vector<float> x_, qkv_, attention_, hidden_, output_, logits_, angles_;

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "base/counters.hpp"
+#include "cpu/dispatch.hpp"
 #include "cpu/step.hpp"
 #include "cpu/step_inline.hpp"
 
@@ -22,15 +23,16 @@ void rotate(float* head, const float* angles, int pairs, bool neighbours) {
   }
 }
 
-// Keys go down a column of [head_dim][16], values along a row of [16][padded].
+// Keys go down a column, values along a row: row_kernels.hpp.
 template <class Value>
 void place(
     const kv_layout& layout, std::byte* base, const Value* keys, const Value* values, int slot) {
   const int dim = layout.head_dim;
+  const int padded = padded_dim(dim);
   auto* k = reinterpret_cast<Value*>(base);
-  for (int d = 0; d < dim; ++d) k[d * page_tokens + slot] = keys[d];
+  for (int d = 0; d < dim; ++d) k[kv_key_index(layout.type, d, slot)] = keys[d];
   auto* v = reinterpret_cast<Value*>(base + kv_key_bytes(layout.type, dim));
-  std::memcpy(v + slot * padded_dim(dim), values, static_cast<std::size_t>(dim) * sizeof(Value));
+  for (int d = 0; d < dim; ++d) v[kv_value_index(layout.type, padded, d, slot)] = values[d];
 }
 
 // One head in int8 and its scales. bytes: [2 * head_dim] of scratch.
@@ -132,13 +134,23 @@ void step::attention_input(int layer) {
   each_row(count, [&](int row_index, int thread) { finish_qkv(row_index, layer, thread); });
 }
 
-// Rows [first_row, first_row + count) of one slice, all query heads of one KV head.
-void step::attend_rows(int layer, const row& first, int first_row, int count, int kv_head) {
+const page_id* step::pages_of(const block& rows) const noexcept {
+  const row& first = rows_[static_cast<std::size_t>(rows.first)];
+  return batch_->slices[static_cast<std::size_t>(first.slice)].pages.data();
+}
+
+// The rows of a block, all query heads of one KV head.
+void step::attend_block(int layer, int index, int kv_head) {
+  const block& rows = blocks_[static_cast<std::size_t>(index)];
+  const block& following = blocks_[static_cast<std::size_t>(index > 0 ? index - 1 : 0)];
+  const row& first = rows_[static_cast<std::size_t>(rows.first)];
   const model::layer_attention& rule = shape().attention[static_cast<std::size_t>(layer)];
   const int dim = shape().head_dim;
   const int group = shape().heads / shape().kv_heads;
   attention_job job;
-  job.pages = batch_->slices[static_cast<std::size_t>(first.slice)].pages.data();
+  job.pages = pages_of(rows);
+  job.pages_after = pages_of(following);
+  job.positions_after = rows_[static_cast<std::size_t>(following.first)].position;
   job.base = pool_.head_base(layer, kv_head);
   job.page_stride = pool_.layout().layer_page_bytes();
   job.head_dim = dim;
@@ -146,19 +158,20 @@ void step::attend_rows(int layer, const row& first, int first_row, int count, in
   job.scale = shape().query_scale;
   job.softcap = shape().attention_softcap;
   job.type = pool_.layout().type;
-  for (int i = 0; i < count * group; ++i) {
-    const int r = first_row + i / group;
+  job.bf16_products = weights_->precision == numerics::fast && features().avx512_bf16;
+  for (int i = 0; i < rows.count * group; ++i) {
+    const int r = rows.first + i / group;
     const int head = kv_head * group + i % group;
     job.queries[job.query_count++] = {qkv_.data() + at(r, sizes_.qkv) + head * dim,
                                       attention_.data() + at(r, sizes_.attention) + head * dim,
                                       first.position + i / group};
-    if (job.query_count < attention_tile && i + 1 < count * group) continue;
+    if (job.query_count < attention_tile && i + 1 < rows.count * group) continue;
     kernels_.attend(job);
     job.query_count = 0;
   }
   if (!sets_outputs()) return;
   const int columns = group * dim;
-  for (int r = first_row; r < first_row + count; ++r) {
+  for (int r = rows.first; r < rows.first + rows.count; ++r) {
     inputs_.set_part(r, kv_head * columns,
                      attention_.data() + at(r, sizes_.attention) + kv_head * columns, columns);
   }
@@ -169,14 +182,12 @@ bool step::sets_outputs() const noexcept {
   return shape().heads / shape().kv_heads * shape().head_dim % 32 == 0;
 }
 
+// A head after the other, so that blocks of one slice, and sequences that share a prefix, find its
+// pages in the caches: read once from memory. Late rows of a slice see most: they go first.
 void step::attention(int layer) {
-  const int heads = shape().kv_heads;
-  threads_.run(static_cast<int>(blocks_.size()) * heads, [&](int ticket, int) {
-    // Late rows of a slice see most: they go first, so that no thread ends on a long ticket.
-    const auto index = blocks_.size() - 1 - static_cast<std::size_t>(ticket / heads);
-    const block& one = blocks_[index];
-    attend_rows(layer, rows_[static_cast<std::size_t>(one.first)], one.first, one.count,
-                ticket % heads);
+  const int count = static_cast<int>(blocks_.size());
+  threads_.run(count * shape().kv_heads, [&](int ticket, int) {
+    attend_block(layer, count - 1 - ticket % count, ticket / count);
   });
 }
 

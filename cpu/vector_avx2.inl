@@ -26,12 +26,14 @@ inline void store_half(std::uint16_t* p, v16 x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8),
                    _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
 }
-inline __m256 eight_bf16(const std::uint16_t* p) {
-  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+// The first or second bf16 of 8 pairs, of 16.
+inline __m256 eight_bf16_of(const std::uint16_t* pairs, bool second) {
+  const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs));
+  const __m256i high = _mm256_set1_epi32(static_cast<int>(0xFFFF0000u));
+  return _mm256_castsi256_ps(second ? _mm256_and_si256(both, high) : _mm256_slli_epi32(both, 16));
 }
-inline v16 load_bf16(const std::uint16_t* p) {
-  return {eight_bf16(p), eight_bf16(p + 8)};
+inline v16 load_bf16_of(const std::uint16_t* pairs, bool second) {
+  return {eight_bf16_of(pairs, second), eight_bf16_of(pairs + 16, second)};
 }
 // Nearest even in the low halves; a NaN becomes the quiet one.
 inline __m256i bf16_bits(__m256 x) {

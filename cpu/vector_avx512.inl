@@ -23,10 +23,11 @@ inline void store_half(std::uint16_t* p, v16 x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                       _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
-inline v16 load_bf16(const std::uint16_t* p) {
-  const __m512i wide =
-      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
+// The first or second bf16 of 16 pairs.
+inline v16 load_bf16_of(const std::uint16_t* pairs, bool second) {
+  const __m512i both = _mm512_loadu_si512(pairs);
+  const __m512i high = _mm512_set1_epi32(static_cast<int>(0xFFFF0000u));
+  return {_mm512_castsi512_ps(second ? _mm512_and_si512(both, high) : _mm512_slli_epi32(both, 16))};
 }
 // Nearest even; a NaN becomes the quiet one.
 inline void store_bf16(std::uint16_t* p, v16 x) {

@@ -26,8 +26,9 @@ inline v16 load_half(const std::uint16_t* p) {
 inline void store_half(std::uint16_t* p, v16 x) {
   for (int i = 0; i < 16; ++i) p[i] = float_to_f16(x.v[i]);
 }
-inline v16 load_bf16(const std::uint16_t* p) {
-  FORETOKEN_LANES(bf16_to_float(p[i]));
+// The first or second bf16 of 16 pairs.
+inline v16 load_bf16_of(const std::uint16_t* pairs, bool second) {
+  FORETOKEN_LANES(bf16_to_float(pairs[2 * i + (second ? 1 : 0)]));
 }
 inline void store_bf16(std::uint16_t* p, v16 x) {
   for (int i = 0; i < 16; ++i) p[i] = float_to_bf16(x.v[i]);

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention over keys and values in bf16 with vdpbf16ps: queries and weights are rounded to bf16
+// as well, and each instruction multiplies 16 pairs (of neighbouring columns for scores, of
+// neighbouring positions for values) and adds them to 16 floats: twice the rate of multiply-adds.
+// Softmax and its order of chunks are those of attention.inl; a query's bits depend on its position
+// and window only. Included once, behind attention.inl.
+
+#define FORETOKEN_BF16   \
+  __attribute__((target( \
+      "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,prefer-vector-width=512")))
+
+constexpr int bf16_chunk_pairs = attention_chunk / 2;
+
+struct bf16_state {
+  attention_state floats;
+  std::uint32_t query[attention_tile][head_dim_max / 2];
+  std::uint32_t weight[attention_tile][bf16_chunk_pairs];
+};
+
+FORETOKEN_BF16 inline __m512bh pair_of(std::uint32_t both) {
+  return __builtin_bit_cast(__m512bh, _mm512_set1_epi32(static_cast<int>(both)));
+}
+FORETOKEN_BF16 inline __m512bh pairs_at(const std::byte* from, std::size_t pair) {
+  return __builtin_bit_cast(__m512bh, _mm512_loadu_si512(from + 4 * pair));
+}
+// One of the two of each pair, and a zero.
+FORETOKEN_BF16 inline __m512bh own_of(__m512bh pairs, int mask) {
+  const __m512i bits = __builtin_bit_cast(__m512i, pairs);
+  return __builtin_bit_cast(__m512bh, _mm512_and_si512(bits, _mm512_set1_epi32(mask)));
+}
+// 32 floats as 16 pairs.
+FORETOKEN_BF16 inline void round_pairs(const float* from, std::uint32_t* to) {
+  const __m512bh both = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + 16), _mm512_loadu_ps(from));
+  _mm512_storeu_si512(to, __builtin_bit_cast(__m512i, both));
+}
+
+// A query of head_dim values, with a zero behind an odd number of them.
+FORETOKEN_BF16 inline void round_query(const float* q, int dim, std::uint32_t* to) {
+  int d = 0;
+  for (; d + 32 <= dim; d += 32) round_pairs(q + d, to + d / 2);
+  if (d == dim) return;
+  float part[32] = {};
+  std::uint32_t pairs[16];
+  for (int i = d; i < dim; ++i) part[i - d] = q[i];
+  round_pairs(part, pairs);
+  for (int i = d; i < dim; i += 2) to[i / 2] = pairs[(i - d) / 2];
+}
+
+// Scores of Pages neighbouring pages; their values, and the keys read next, are asked for.
+template <int Count, int Pages>
+FORETOKEN_BF16 void page_scores_bf16(
+    const attention_job& job, int page, int slot, position_range all, bf16_state& state) {
+  const std::byte* keys[Pages];
+  const std::byte* after[Pages];
+  __m512 sum[Pages][Count];
+  const int key_bytes = kv_key_bytes(kv_type::bf16, job.head_dim);
+  for (int p = 0; p < Pages; ++p) {
+    keys[p] = page_keys(job, page + p);
+    after[p] = keys_after(job, page + Pages + p, all);
+    for (int i = 0; i < Count; ++i) sum[p][i] = _mm512_setzero_ps();
+  }
+  const int pairs = (job.head_dim + 1) / 2;
+  for (int d = 0; d < pairs; ++d) {
+    for (int p = 0; p < Pages; ++p) {
+      const __m512bh key = pairs_at(keys[p], static_cast<std::size_t>(d) * page_tokens);
+      ask_for(keys[p] + key_bytes + 64 * d);
+      ask_for(after[p] + 64 * d);
+      for (int i = 0; i < Count; ++i) {
+        sum[p][i] = _mm512_dpbf16_ps(sum[p][i], key, pair_of(state.query[i][d]));
+      }
+    }
+  }
+  for (int p = 0; p < Pages; ++p) {
+    for (int i = 0; i < Count; ++i) {
+      v16 score = v16{sum[p][i]} * set1(job.scale);
+      if (job.softcap > 0) score = capped(score, job.softcap);
+      store(&state.floats.probability[i][(slot + p) * page_tokens], score);
+    }
+  }
+}
+
+// Positions [low, high) of a page; whole pages may follow it, up to page_end.
+struct bf16_span {
+  int page, page_end, low, high;
+};
+
+// out += weights * values of a span, queries [first, first + Count), values [d, d + 16 * Vectors).
+template <int Count, int Vectors>
+FORETOKEN_BF16 void add_pairs(const attention_job& job,
+                              const bf16_span& span,
+                              int chunk_page,
+                              int first,
+                              int d,
+                              bf16_state& state) {
+  const auto dim = static_cast<std::size_t>(padded_dim(job.head_dim));
+  const int key_bytes = kv_key_bytes(kv_type::bf16, job.head_dim);
+  __m512 out[Count][Vectors];
+  for (int i = 0; i < Count; ++i) {
+    for (int v = 0; v < Vectors; ++v) out[i][v] = load(&state.floats.out[first + i][d + 16 * v]).v;
+  }
+  for (int page = span.page; page < span.page_end; ++page) {
+    const std::byte* const values = page_keys(job, page) + key_bytes + 4 * d;
+    const int slot = (page - chunk_page) * (page_tokens / 2);
+    for (int pair = span.low / 2; pair < (span.high + 1) / 2; ++pair) {
+      __m512bh value[Vectors];
+      for (int v = 0; v < Vectors; ++v) {
+        value[v] = pairs_at(
+            values, static_cast<std::size_t>(pair) * dim + 16 * static_cast<std::size_t>(v));
+      }
+      if (2 * pair < span.low || 2 * pair + 2 > span.high) {  // one of the two is not its own
+        const auto own = static_cast<int>(2 * pair < span.low ? 0xFFFF0000u : 0xFFFFu);
+        for (int v = 0; v < Vectors; ++v) value[v] = own_of(value[v], own);
+      }
+      for (int i = 0; i < Count; ++i) {
+        const __m512bh weight = pair_of(state.weight[first + i][slot + pair]);
+        for (int v = 0; v < Vectors; ++v) out[i][v] = _mm512_dpbf16_ps(out[i][v], value[v], weight);
+      }
+    }
+  }
+  for (int i = 0; i < Count; ++i) {
+    for (int v = 0; v < Vectors; ++v) store(&state.floats.out[first + i][d + 16 * v], {out[i][v]});
+  }
+}
+
+template <int Count>
+FORETOKEN_BF16 void add_span(
+    const attention_job& job, const bf16_span& span, int chunk_page, int first, bf16_state& state) {
+  const int dim = padded_dim(job.head_dim);
+  int d = 0;
+  for (; d + 64 <= dim; d += 64) add_pairs<Count, 4>(job, span, chunk_page, first, d, state);
+  for (; d < dim; d += 16) add_pairs<Count, 1>(job, span, chunk_page, first, d, state);
+}
+
+// Pages [page, page_end) of a chunk: whole ones for all queries at once, the others for each alone.
+template <int Count>
+FORETOKEN_BF16 void chunk_values_bf16(
+    const attention_job& job, int page, int page_end, int chunk_page, bf16_state& state) {
+  while (page < page_end) {
+    int whole_end = page;
+    while (whole_end < page_end && is_whole<Count>(job, whole_end)) ++whole_end;
+    if (whole_end > page) {
+      add_span<Count>(job, {page, whole_end, 0, page_tokens}, chunk_page, 0, state);
+      page = whole_end;
+      continue;
+    }
+    for (int i = 0; i < Count; ++i) {
+      const page_range own = range_in(job, i, page);
+      if (own.low < own.high)
+        add_span<1>(job, {page, page + 1, own.low, own.high}, chunk_page, i, state);
+    }
+    ++page;
+  }
+}
+
+template <int Count>
+FORETOKEN_BF16 void attend_tile_bf16(const attention_job& job) {
+  bf16_state state;
+  const int dim = padded_dim(job.head_dim);
+  const position_range all = begin_tile<Count>(job, state.floats);
+  for (int i = 0; i < Count; ++i) round_query(job.queries[i].q, job.head_dim, state.query[i]);
+  for (int chunk = all.begin / attention_chunk * attention_chunk; chunk < all.end;
+       chunk += attention_chunk) {
+    const chunk_pages pages = pages_of(chunk, all);
+    const int chunk_page = chunk / page_tokens;
+    int scored = pages.begin;
+    for (; scored + 4 <= pages.end; scored += 4)
+      page_scores_bf16<Count, 4>(job, scored, scored - chunk_page, all, state);
+    for (; scored < pages.end; ++scored)
+      page_scores_bf16<Count, 1>(job, scored, scored - chunk_page, all, state);
+    softmax_of_chunk<Count>(job, chunk, dim, state.floats);
+    for (int i = 0; i < Count; ++i) {
+      for (int at = (pages.begin - chunk_page) * page_tokens / 32 * 32;
+           at < (pages.end - chunk_page) * page_tokens; at += 32) {
+        round_pairs(&state.floats.probability[i][at], &state.weight[i][at / 2]);
+      }
+    }
+    chunk_values_bf16<Count>(job, pages.begin, pages.end, chunk_page, state);
+  }
+  finish_tile<Count>(job, state.floats);
+}
+
+void attend_bf16(const attention_job& job) {
+  switch (job.query_count) {
+    case 1: return attend_tile_bf16<1>(job);
+    case 2: return attend_tile_bf16<2>(job);
+    case 3: return attend_tile_bf16<3>(job);
+    default: return attend_tile_bf16<4>(job);
+  }
+}
