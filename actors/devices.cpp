@@ -42,9 +42,10 @@ result<prepared_device> prepare_cpu(const model::model_file& file,
             mib(plan.total_bytes()));
   FORETOKEN_TRY(check_memory("main", plan.total_bytes(), chosen));
   FORETOKEN_TRY(check_pages(plan.kv_pages, plan.kv_page_bytes));
-  auto weights = cpu::prepare_weights(file, chosen.cpu, progress);
-  if (!weights) return weights.error();
   auto device = chosen.cpu;
+  device.last_reader = true;
+  auto weights = cpu::prepare_weights(file, device, progress);
+  if (!weights) return weights.error();
   device.kv_saturated = &metrics->kv_saturated;
   return prepared_device{cpu::best_isa_name(), plan.kv_pages,
                          [shared = std::move(weights).value(), device, metrics] {

@@ -44,6 +44,7 @@ struct options {
   std::uint64_t kv_bytes = 256u << 20;  // KV pool; address space at start, memory when touched
   kv_type kv = kv_type::automatic;
   packed_options packed;
+  bool last_reader = false;         // of the model file: its memory is given back as it is packed
   counter* kv_saturated = nullptr;  // keys and values clamped to the f16 range; outlives the ops
 };
 

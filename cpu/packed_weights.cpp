@@ -34,18 +34,25 @@ status read_packed(const model::model_file& outline,
   return {};
 }
 
-void keep_packed(const model::model_file& file,
-                 const weights& made,
-                 const packed_options& chosen,
-                 thread_pool& threads) {
-  if (!file.source || !wanted(chosen, file.file_bytes)) return;
-  const auto store = packed_store::open(chosen);
-  if (!store) return;
+std::optional<source_digest> digest_to_keep(const model::model_file& file,
+                                            const packed_options& chosen) {
+  if (file.outline || !file.source || !wanted(chosen, file.file_bytes)) return std::nullopt;
+  if (!packed_store::open(chosen)) return std::nullopt;
   sha256 hash;
   hash.add(file.source->content);
   const auto content = hash.finish();
-  if (!content) return log::warn("model", "packed weights are not kept: no SHA-256 here");
-  const source_digest digest{*content, file.fingerprint};
+  if (content) return source_digest{*content, file.fingerprint};
+  log::warn("model", "packed weights are not kept: no SHA-256 here");
+  return std::nullopt;
+}
+
+void keep_packed(const model::source_file& source,
+                 const source_digest& digest,
+                 const weights& made,
+                 const packed_options& chosen,
+                 thread_pool& threads) {
+  const auto store = packed_store::open(chosen);
+  if (!store) return;
   const auto key = packed_key(digest, made.path, made.precision);
   const const_blocks bytes = packed_blocks(made);
   if (!store->make_room(packed_file_bytes(bytes))) {
@@ -54,7 +61,7 @@ void keep_packed(const model::model_file& file,
   if (auto written = write_packed_file(store->file_of(key), key, bytes, threads); !written) {
     return log::warn("model", "packed weights are not kept: {}", written.error().message);
   }
-  store->remember(*file.source, digest);
+  store->remember(source, digest);
 }
 
 std::shared_ptr<const model::model_file> recall_model(const std::filesystem::path& path,

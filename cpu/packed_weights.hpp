@@ -2,7 +2,10 @@
 #pragma once
 // A model's weights to and from the folder of packed weights; included by cpu/ only.
 
+#include <optional>
+
 #include "cpu/packed_file.hpp"
+#include "cpu/packed_store.hpp"
 #include "cpu/weights.hpp"
 
 namespace foretoken::cpu {
@@ -14,9 +17,13 @@ status read_packed(const model::model_file& outline,
                    const blocks& blanks,
                    thread_pool& threads);
 
-// Keeps what was packed from a file, when that is wanted and worth it. Failure only costs time at
-// the next start: it is logged.
-void keep_packed(const model::model_file& file,
+// What the file holds, when what is packed from it is to be kept: wanted, worth it, and there is a
+// folder.
+std::optional<source_digest> digest_to_keep(const model::model_file& file,
+                                            const packed_options& chosen);
+// Keeps what was packed. Failure only costs time at the next start: it is logged.
+void keep_packed(const model::source_file& source,
+                 const source_digest& digest,
                  const weights& made,
                  const packed_options& chosen,
                  thread_pool& threads);

@@ -140,7 +140,12 @@ class packer {
     FORETOKEN_TRY(pack_into(to.qkv, qkv_parts(from), false));
     FORETOKEN_TRY(pack_into(to.o, {from.o}, false));
     FORETOKEN_TRY(pack_into(to.gate_up, gate_up_parts(from), interleaves(file_.shape)));
-    return pack_into(to.down, {from.down}, false);
+    FORETOKEN_TRY(pack_into(to.down, {from.down}, false));
+    if (!chosen_.last_reader) return {};
+    for (const tensor* read :
+         {&from.q, &from.k, &from.v, &from.o, &from.gate, &from.up, &from.down})
+      file_.forget(*read);
+    return {};
   }
 
   // The embedding stays as stored: one row a token is dequantised.
@@ -246,6 +251,7 @@ result<std::shared_ptr<const weights>> prepare_weights(const model::model_file& 
   made->precision = chosen.precision;
   made->path = *path;
   made->interleaved = interleaves(file.shape);
+  const auto digest = digest_to_keep(file, chosen.packed);  // before anything is forgotten
   packer pack(file, chosen, progress);
   pack.keep_rows(file.tensors.embedding, made->embedding, made->embedding_bytes);
   pack.keep_rows(file.tensors.positions, made->positions, made->position_bytes);
@@ -261,8 +267,8 @@ result<std::shared_ptr<const weights>> prepare_weights(const model::model_file& 
   if (file.outline) {
     if (made->head_norms.empty()) pack.blanks.emplace_back();
     FORETOKEN_TRY(read_packed(file, *made, chosen.packed, pack.blanks, pack.threads()));
-  } else {
-    keep_packed(file, *made, chosen.packed, pack.threads());
+  } else if (digest) {
+    keep_packed(*file.source, *digest, *made, chosen.packed, pack.threads());
   }
   return std::shared_ptr<const weights>(std::move(made));
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/model_file.hpp"
 
+#include <sys/mman.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 #include <algorithm>
@@ -49,9 +51,18 @@ class content_meter {
 class owned_model_file final : public model_file {
  public:
   owned_model_file() = default;
+  void forget(const tensor& read) const noexcept override;
   std::vector<aligned_bytes> memory;  // files, and transposed copies; every tensor points in here
 };
-using loading = std::shared_ptr<owned_model_file>;
+
+// Whole pages between the tensor's first and last byte: neither a neighbour's nor the heap's own.
+void owned_model_file::forget(const tensor& read) const noexcept {
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<std::uintptr_t>(read.bytes.data());
+  const std::uintptr_t first = (begin + page - 1) / page * page;
+  const std::uintptr_t end = (begin + read.bytes.size()) / page * page;
+  if (end > first) ::madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
+}
 
 // Everything but the memory, from a file's bytes; of an outline, only header and vectors are read.
 status read_gguf(const gguf_contents& contents, owned_model_file& out) {
@@ -235,6 +246,8 @@ status load_hugging_face(const fs::path& folder,
 }
 
 }  // namespace
+
+void model_file::forget(const tensor&) const noexcept {}
 
 result<std::shared_ptr<const model_file>> model_file::load(const fs::path& path,
                                                            const load_progress& progress) {

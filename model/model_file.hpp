@@ -62,6 +62,9 @@ class model_file {
   // has no outline (folders, headers above 256 MiB).
   static result<std::shared_ptr<model_file>> load_outline(const std::filesystem::path& path);
   virtual ~model_file() = default;
+  // Gives back the memory of a tensor's bytes, which hold anything afterwards. For the last reader
+  // of a file; several threads may do so for different tensors.
+  virtual void forget(const tensor& read) const noexcept;
 
   hyperparameters shape;
   model_tensors tensors;

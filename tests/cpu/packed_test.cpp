@@ -21,11 +21,13 @@ using cpu::numerics;
 using test::temporary_folder;
 
 // A llama of one layer whose matrices are Q8_0 or floats.
-std::vector<std::byte> file_bytes(bool quantised = true, std::uint32_t context = 32) {
+std::vector<std::byte> file_bytes(bool quantised = true,
+                                  std::uint32_t context = 32,
+                                  std::uint32_t ffn = 64) {
   model::written_gguf file = model::small_gguf();
   file.set("llama.context_length", model::u32(context));
   file.set("llama.embedding_length", model::u32(32));
-  file.set("llama.feed_forward_length", model::u32(64));
+  file.set("llama.feed_forward_length", model::u32(ffn));
   file.tensors.clear();
   file.data_bytes = 0;
   const auto matrix = [&](const char* name, std::uint64_t columns, std::uint64_t rows) {
@@ -39,9 +41,9 @@ std::vector<std::byte> file_bytes(bool quantised = true, std::uint32_t context =
   matrix("blk.0.attn_v.weight", 32, 16);
   matrix("blk.0.attn_output.weight", 32, 32);
   file.add_f32("blk.0.ffn_norm.weight", {32});
-  matrix("blk.0.ffn_gate.weight", 32, 64);
-  matrix("blk.0.ffn_up.weight", 32, 64);
-  matrix("blk.0.ffn_down.weight", 64, 32);
+  matrix("blk.0.ffn_gate.weight", 32, ffn);
+  matrix("blk.0.ffn_up.weight", 32, ffn);
+  matrix("blk.0.ffn_down.weight", ffn, 32);
   file.add_f32("output_norm.weight", {32});
   return file.bytes();
 }
@@ -126,6 +128,18 @@ TEST_CASE("packed: what was kept comes back with the same bytes and the same ans
       }
     }
   }
+}
+
+TEST_CASE("packed: the last reader of a file packs, and keeps, what any reader does") {
+  place at;
+  at.folder.write("model.gguf", file_bytes(true, 32, 4096));  // matrices of many memory pages
+  const auto packed = at.pack();
+  at.chosen.last_reader = true;
+  const auto last = at.pack();
+  CHECK(same_blocks(*packed, *last));
+  const auto recalled = at.recall();
+  REQUIRE(recalled);
+  CHECK(same_blocks(*packed, *recalled));
 }
 
 TEST_CASE("packed: an outline has the fingerprint, words and shape of the file") {
