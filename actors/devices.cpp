@@ -32,7 +32,7 @@ status check_pages(int pages, std::uint64_t page_bytes) {
 
 result<prepared_device> prepare_cpu(const model::model_file& file,
                                     const options& chosen,
-                                    std::shared_ptr<counters> metrics,
+                                    const std::shared_ptr<counters>& metrics,
                                     const model::load_progress& progress) {
   const auto plan = cpu::plan_memory(file, chosen.cpu);
   log::info("model",
@@ -59,7 +59,7 @@ result<prepared_device> prepare_cpu(const model::model_file& file,
 result<std::unique_ptr<model::ops>> take_over(const options& chosen,
                                               int pages,
                                               std::uint64_t fingerprint,
-                                              std::shared_ptr<counters> metrics) {
+                                              const std::shared_ptr<counters>& metrics) {
   log::warn("executor", "the GPU is lost: its requests move to the CPU until the process ends");
   auto file = model::model_file::load(chosen.model);
   if (!file) return std::move(file).error();
@@ -90,7 +90,7 @@ result<prepared_device> prepare_gpu(const gpu::library& library,
                                     const gpu::device_facts& facts,
                                     const model::model_file& file,
                                     const options& chosen,
-                                    std::shared_ptr<counters> metrics,
+                                    const std::shared_ptr<counters>& metrics,
                                     const model::load_progress& progress) {
   if (chosen.cpu.kv != cpu::kv_type::automatic && chosen.cpu.kv != cpu::kv_type::f16) {
     return unsupported("cache.kv", "a GPU stores keys and values as f16");
@@ -187,7 +187,7 @@ result<prepared_device> choose_device(const model::model_file& file,
   using kind = gpu::device_choice::kind;
   const auto choice = gpu::parse_device_choice(chosen.device);
   if (!choice) return choice.error();
-  if (choice->what == kind::cpu) return prepare_cpu(file, chosen, std::move(metrics), progress);
+  if (choice->what == kind::cpu) return prepare_cpu(file, chosen, metrics, progress);
   const auto found = find_gpu(*choice, chosen);
   if (found) {
     auto made = prepare_gpu(*found->library, found->facts, file, chosen, metrics, progress);
@@ -197,7 +197,7 @@ result<prepared_device> choose_device(const model::model_file& file,
     if (choice->what == kind::cuda) return found.error();
     log::debug("model", "no GPU: {}", to_string(found.error()));
   }
-  return prepare_cpu(file, chosen, std::move(metrics), progress);
+  return prepare_cpu(file, chosen, metrics, progress);
 }
 
 namespace {

@@ -24,6 +24,7 @@ struct spread {
 template <class Work>
 spread repeat(int rounds, Work&& work) {
   std::vector<double> rates;
+  rates.reserve(static_cast<std::size_t>(rounds));
   work();  // the first one warms up
   for (int i = 0; i < rounds; ++i) rates.push_back(work());
   std::sort(rates.begin(), rates.end());

@@ -242,10 +242,36 @@ struct stream {
   tile_output out;
 };
 
+// Group g of record b, for rows [first_row, first_row + Rows).
+template <int Bits, int Group, int Planes, int Rows>
+FORETOKEN_AVX2_INLINE void stream_group(
+    const stream& from, const std::byte* record, int b, int g, int first_row) {
+  const integer_form& form = *from.form;
+  const std::byte* const scales =
+      record + form.quant_bytes() +
+      static_cast<std::size_t>(g) * form.scale_bytes() / static_cast<std::size_t>(form.groups());
+  const group_work work{record + g * Group * tile_rows * Bits / 8,
+                        scales,
+                        form.has_minima ? scales + form.scale_bytes() : nullptr,
+                        form.wide_scales,
+                        form.offset,
+                        g,
+                        static_cast<std::size_t>(b),
+                        from.x,
+                        first_row,
+                        from.out};
+  for (int panel = 0; panel < panels; ++panel) {
+    if constexpr (Bits == 4) {
+      nibble_panel<Group, Planes, Rows>(work, panel);
+    } else {
+      byte_panel<Group, Rows>(work, panel);
+    }
+  }
+}
+
 template <int Bits, int Group, int Planes, int Rows>
 FORETOKEN_AVX2 void stream_rows(const stream& from, int first_row) {
-  const integer_form& form = *from.form;
-  const std::size_t bytes = form.record_bytes();
+  const std::size_t bytes = from.form->record_bytes();
   for (int m = first_row; m < first_row + Rows; ++m) {
     std::fill_n(from.out.y + static_cast<std::size_t>(m) * from.out.stride, tile_rows, 0.0f);
   }
@@ -255,26 +281,7 @@ FORETOKEN_AVX2 void stream_rows(const stream& from, int first_row) {
       _mm_prefetch(reinterpret_cast<const char*>(record) + prefetch_bytes + i, _MM_HINT_T0);
     }
     for (int g = 0; g < block_columns / Group; ++g) {
-      const std::byte* const scales = record + form.quant_bytes() +
-                                      static_cast<std::size_t>(g) * form.scale_bytes() /
-                                          static_cast<std::size_t>(form.groups());
-      const group_work work{record + g * Group * tile_rows * Bits / 8,
-                            scales,
-                            form.has_minima ? scales + form.scale_bytes() : nullptr,
-                            form.wide_scales,
-                            form.offset,
-                            g,
-                            static_cast<std::size_t>(b),
-                            from.x,
-                            first_row,
-                            from.out};
-      for (int panel = 0; panel < panels; ++panel) {
-        if constexpr (Bits == 4) {
-          nibble_panel<Group, Planes, Rows>(work, panel);
-        } else {
-          byte_panel<Group, Rows>(work, panel);
-        }
-      }
+      stream_group<Bits, Group, Planes, Rows>(from, record, b, g, first_row);
     }
   }
 }

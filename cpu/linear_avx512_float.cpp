@@ -21,37 +21,44 @@ FORETOKEN_AVX512_INLINE __m512 load_floats(const std::byte* values, std::size_t 
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
+// A chunk of columns of a tile, and where rows of x read and write it.
+struct chunk_work {
+  const std::byte* values;
+  int columns;
+  bool first;  // the outputs hold nothing yet
+  const float* x;
+  std::size_t x_stride;
+  tile_output out;
+};
+
 // One chunk of columns for Rows rows; the weights come in any form, the sums are the same.
 template <float_form Form, int Rows>
-FORETOKEN_AVX512 void float_rows(const std::byte* values,
-                                 int columns,
-                                 const float* x,
-                                 std::size_t x_stride,
-                                 bool first,
-                                 float* y,
-                                 std::size_t y_stride) {
+FORETOKEN_AVX512 void float_rows(const chunk_work& work, int first_row) {
+  const auto row = static_cast<std::size_t>(first_row);
+  const float* const x = work.x + row * work.x_stride;
+  float* const y = work.out.y + row * work.out.stride;
   __m512 sums[Rows][panels];
-  for (auto& row : sums) {
-    for (auto& sum : row) sum = _mm512_setzero_ps();
+  for (auto& of_row : sums) {
+    for (auto& sum : of_row) sum = _mm512_setzero_ps();
   }
-  for (int k = 0; k < columns; ++k) {
+  for (int k = 0; k < work.columns; ++k) {
     __m512 w[panels];
 #pragma GCC unroll 4
     for (int p = 0; p < panels; ++p) {
-      w[p] = load_floats<Form>(values, static_cast<std::size_t>(k * tile_rows + 16 * p));
+      w[p] = load_floats<Form>(work.values, static_cast<std::size_t>(k * tile_rows + 16 * p));
     }
 #pragma GCC unroll 4
     for (int m = 0; m < Rows; ++m) {
-      const __m512 value =
-          _mm512_set1_ps(x[static_cast<std::size_t>(m) * x_stride + static_cast<std::size_t>(k)]);
+      const __m512 value = _mm512_set1_ps(
+          x[static_cast<std::size_t>(m) * work.x_stride + static_cast<std::size_t>(k)]);
 #pragma GCC unroll 4
       for (int p = 0; p < panels; ++p) sums[m][p] = _mm512_fmadd_ps(w[p], value, sums[m][p]);
     }
   }
   for (int m = 0; m < Rows; ++m) {
-    float* const to = y + static_cast<std::size_t>(m) * y_stride;
+    float* const to = y + static_cast<std::size_t>(m) * work.out.stride;
     for (int p = 0; p < panels; ++p) {
-      const __m512 before = first ? _mm512_setzero_ps() : _mm512_loadu_ps(to + 16 * p);
+      const __m512 before = work.first ? _mm512_setzero_ps() : _mm512_loadu_ps(to + 16 * p);
       _mm512_storeu_ps(to + 16 * p, _mm512_add_ps(before, sums[m][p]));
     }
   }
@@ -71,15 +78,10 @@ void float_chunk(const std::byte* values,
                  const activations::storage& x,
                  row_range rows,
                  tile_output out) {
-  const auto x_at = [&](int m) { return x.values + x.row(m) + first; };
-  const auto y_at = [&](int m) { return out.y + static_cast<std::size_t>(m) * out.stride; };
+  const chunk_work work{values, columns, first == 0, x.values + first, x.stride, out};
   int m = rows.begin;
-  for (; m + 4 <= rows.end; m += 4) {
-    float_rows<Form, 4>(values, columns, x_at(m), x.stride, first == 0, y_at(m), out.stride);
-  }
-  for (; m < rows.end; ++m) {
-    float_rows<Form, 1>(values, columns, x_at(m), x.stride, first == 0, y_at(m), out.stride);
-  }
+  for (; m + 4 <= rows.end; m += 4) float_rows<Form, 4>(work, m);
+  for (; m < rows.end; ++m) float_rows<Form, 1>(work, m);
 }
 
 template <float_form Form>

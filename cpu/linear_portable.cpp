@@ -63,24 +63,30 @@ void integer_group(const std::int16_t (*weights)[pair_words],
   }
 }
 
-// Adds one block of 32 columns to the 64 outputs of one row of x.
-void integer_block(const integer_chunk& chunk,
-                   int b,
-                   const integer_form& form,
-                   const activations::storage& x,
-                   int m,
-                   std::size_t block,
-                   float* y) {
-  const std::size_t at = x.block(m) + block;
-  const std::int16_t* const q = x.words + x.row(m) + block * block_columns;
+// A block of 32 columns of one row of x.
+struct input_block {
+  const std::int16_t* q;
+  float scale, sum;
+  const float* half_sums;
+};
+
+input_block input_at(const activations::storage& x, int m, int block) {
+  const auto index = static_cast<std::size_t>(block);
+  const std::size_t at = x.block(m) + index;
+  return {x.words + x.row(m) + index * block_columns, x.scales[at], x.sums[at],
+          x.half_sums + 2 * at};
+}
+
+// Adds block b of the chunk to the 64 outputs of one row of x.
+void integer_block(
+    const integer_chunk& chunk, int b, const integer_form& form, const input_block& x, float* y) {
   for (int g = 0; g < form.groups(); ++g) {
     std::int32_t sums[tile_rows];
     const int pairs = form.group / 2;
-    integer_group(&chunk.weights[b][g * pairs], q + g * form.group, pairs, sums);
-    const float x_sum =
-        form.group == 32 ? x.sums[at] : x.half_sums[2 * at + static_cast<std::size_t>(g)];
+    integer_group(&chunk.weights[b][g * pairs], x.q + g * form.group, pairs, sums);
+    const float x_sum = form.group == 32 ? x.sum : x.half_sums[g];
     for (int r = 0; r < tile_rows; ++r) {
-      y[r] += static_cast<float>(sums[r]) * (chunk.scales[b][g][r] * x.scales[at]);
+      y[r] += static_cast<float>(sums[r]) * (chunk.scales[b][g][r] * x.scale);
       if (form.has_minima) y[r] += chunk.minima[b][g][r] * x_sum;
     }
   }
@@ -101,7 +107,7 @@ void integer_tile(const integer_stream& tile,
       float* const y = out.y + static_cast<std::size_t>(m) * out.stride;
       if (first == 0) std::fill_n(y, tile_rows, 0.0f);
       for (int b = 0; b < count; ++b) {
-        integer_block(chunk, b, form, x, m, static_cast<std::size_t>(first + b), y);
+        integer_block(chunk, b, form, input_at(x, m, first + b), y);
       }
     }
   }

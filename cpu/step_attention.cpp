@@ -35,18 +35,14 @@ void place(
   for (int d = 0; d < dim; ++d) v[kv_value_index(layout.type, padded, d, slot)] = values[d];
 }
 
-// One head in int8 and its scales. bytes: [2 * head_dim] of scratch.
+// Quants of one head's keys, then values, and the scale of each.
 void place_int8(const kv_layout& layout,
-                const row_kernels& kernels,
                 std::byte* base,
-                const float* keys,
-                const float* values,
-                std::int8_t* bytes,
+                const std::int8_t* quants,
+                const float (&scales)[2],
                 int slot) {
   const int dim = layout.head_dim;
-  const float scales[2] = {kernels.to_int8(keys, dim, bytes),
-                           kernels.to_int8(values, dim, bytes + dim)};
-  place(layout, base, bytes, bytes + dim, slot);
+  place(layout, base, quants, quants + dim, slot);
   const int keys_end = kv_key_bytes(layout.type, dim) - kv_scale_bytes(layout.type);
   const int values_end = kv_head_bytes(layout.type, dim) - kv_scale_bytes(layout.type);
   std::memcpy(base + keys_end + 4 * slot, &scales[0], sizeof(float));
@@ -87,8 +83,11 @@ void step::append(int row_index, int layer, const float* keys, const float* valu
     if (layout.type == kv_type::f32) {
       place(layout, base, keys + from, values + from, slot);
     } else if (layout.type == kv_type::int8) {
-      place_int8(layout, kernels_, base, keys + from, values + from,
-                 reinterpret_cast<std::int8_t*>(half), slot);
+      auto* const quants = reinterpret_cast<std::int8_t*>(half);
+      place_int8(layout, base, quants,
+                 {kernels_.to_int8(keys + from, dim, quants),
+                  kernels_.to_int8(values + from, dim, quants + dim)},
+                 slot);
     } else {
       place(layout, base, half + from, half + all + from, slot);
     }

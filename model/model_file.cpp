@@ -57,11 +57,13 @@ class owned_model_file final : public model_file {
 
 // Whole pages between the tensor's first and last byte: neither a neighbour's nor the heap's own.
 void owned_model_file::forget(const tensor& read) const noexcept {
-  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<std::uintptr_t>(read.bytes.data());
-  const std::uintptr_t first = (begin + page - 1) / page * page;
-  const std::uintptr_t end = (begin + read.bytes.size()) / page * page;
-  if (end > first) ::madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const std::size_t within = reinterpret_cast<std::uintptr_t>(read.bytes.data()) % page;
+  const std::size_t skipped = (page - within) % page;
+  if (read.bytes.size() < skipped + page) return;
+  const std::size_t whole = (read.bytes.size() - skipped) / page * page;
+  auto* const first = const_cast<std::byte*>(read.bytes.data()) + skipped;
+  ::madvise(first, whole, MADV_DONTNEED);
 }
 
 // Everything but the memory, from a file's bytes; of an outline, only header and vectors are read.
