@@ -182,7 +182,7 @@ std::shared_ptr<const model::model_file> recall_outline(const options& chosen) {
 
 result<prepared_device> choose_device(const model::model_file& file,
                                       const options& chosen,
-                                      std::shared_ptr<counters> metrics,
+                                      const std::shared_ptr<counters>& metrics,
                                       const model::load_progress& progress) {
   using kind = gpu::device_choice::kind;
   const auto choice = gpu::parse_device_choice(chosen.device);
@@ -204,14 +204,14 @@ namespace {
 
 result<std::shared_ptr<const loaded_model>> prepare_from(const model::model_file& file,
                                                          const options& chosen,
-                                                         std::shared_ptr<counters> metrics,
+                                                         const std::shared_ptr<counters>& metrics,
                                                          const model::load_progress& progress) {
   auto loaded = std::make_shared<loaded_model>();
   auto words = tokenizer::tokenizer::make(file.vocabulary);
   if (!words) return words.error();
   loaded->words = std::move(words).value();
   FORETOKEN_TRY(choose_chat(*loaded, file, chosen));
-  auto device = choose_device(file, chosen, std::move(metrics), progress);
+  auto device = choose_device(file, chosen, metrics, progress);
   if (!device) return device.error();
   loaded->shape = file.shape;
   if (chosen.context_max > 0)
@@ -237,7 +237,7 @@ result<std::shared_ptr<const loaded_model>> prepare_from(const model::model_file
 }  // namespace
 
 result<std::shared_ptr<const loaded_model>> prepare_model(const options& chosen,
-                                                          std::shared_ptr<counters> metrics,
+                                                          const std::shared_ptr<counters>& metrics,
                                                           const load_progress& progress) {
   const auto stage = [&](const char* name) -> model::load_progress {
     if (!progress) return {};
@@ -252,7 +252,7 @@ result<std::shared_ptr<const loaded_model>> prepare_model(const options& chosen,
   }
   auto read = model::model_file::load(chosen.model, stage("reading"));
   if (!read) return read.error();
-  return prepare_from(**read, chosen, std::move(metrics), stage("preparing"));
+  return prepare_from(**read, chosen, metrics, stage("preparing"));
 }
 
 }  // namespace foretoken::actors

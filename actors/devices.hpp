@@ -29,12 +29,12 @@ struct prepared_device {
 // By options::device. "auto" takes a GPU when one is there and the model fits it, and says why not.
 result<prepared_device> choose_device(const model::model_file& file,
                                       const options& chosen,
-                                      std::shared_ptr<counters> metrics,
+                                      const std::shared_ptr<counters>& metrics,
                                       const model::load_progress& progress);
 
 // From options to everything the actors share: the file read, its device prepared.
 result<std::shared_ptr<const loaded_model>> prepare_model(const options& chosen,
-                                                          std::shared_ptr<counters> metrics,
+                                                          const std::shared_ptr<counters>& metrics,
                                                           const load_progress& progress);
 
 }  // namespace foretoken::actors
