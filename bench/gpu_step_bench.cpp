@@ -1,183 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
-// One decode step on a CUDA device, from the embedding to the sampled token in host memory: random
-// weights in a model's shape, every sequence at one context length, one graph a batch size.
+// One step on a CUDA device, from the embedding to the sampled token in host memory: random weights
+// in a model's shape, every sequence at one context length, one graph a batch size.
 //
-//   gpu_step_bench [--form f16|w8|w4] [--smoke] [shape ...]     shapes: smollm2 llama1b
+//   gpu_step_bench [--form f16|w8|w4] [--smoke] [--decode|--prefill|--tiles] [shape ...]
+//   shapes: smollm2 llama1b
 //
-// Prints microseconds a step (median of the replays), tokens a second, and the share of the floor
-// of bytes: weights once, keys and values once, at the read rate measured in the same run.
+// Decode: microseconds a step (median of the replays), tokens a second, the share of the floor of
+// bytes (weights once, keys and values once), and for a host that waits for each step: from the
+// launch to its end, and the call of launch. Prefill: prompts of 32 tokens, one prediction each.
+// Tiles: the products of prefill by each kernel that can do them.
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <random>
 #include <string>
 #include <vector>
 
-#include <cuda_runtime.h>
-
-#include "base/half.hpp"
-#include "gpu/packing.hpp"
+#include "bench/gpu_step_model.hpp"
 
 namespace foretoken {
 namespace {
 
-void must(cudaError_t code, const char* what) {
-  if (code == cudaSuccess) return;
-  std::fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(code));
-  std::exit(1);
-}
-void must(const status& done, const char* what) {
-  if (done) return;
-  std::fprintf(stderr, "%s: %s\n", what, to_string(done.error()).c_str());
-  std::exit(1);
-}
-
-struct bench_shape {
-  const char* name;
-  int layers, width, heads, kv_heads, head_dim, ffn, vocabulary;
-};
-constexpr bench_shape shapes[] = {
-    {"smollm2", 30, 576, 9, 3, 64, 1536, 49152},
-    {"llama1b", 16, 2048, 32, 8, 64, 8192, 128256},
-};
-
-std::size_t at(int n) {
-  return static_cast<std::size_t>(n);
-}
-
-class memory {
- public:
-  ~memory() {
-    for (void* one : taken_) cudaFree(one);
-  }
-  void* take(std::size_t bytes) {
-    void* out = nullptr;
-    must(cudaMalloc(&out, bytes), "cudaMalloc");
-    must(cudaMemset(out, 0, bytes), "cudaMemset");
-    taken_.push_back(out);
-    total_ += bytes;
-    return out;
-  }
-  template <class T>
-  T* take(std::size_t count) {
-    return static_cast<T*>(take(count * sizeof(T)));
-  }
-  std::size_t total() const { return total_; }
-
- private:
-  std::vector<void*> taken_;
-  std::size_t total_ = 0;
-};
-
-// Random values in the order they come: for timing, any order of rows is as good as another.
-class filler {
- public:
-  filler() : random_(1) {
-    std::normal_distribution<float> normal(0, 0.03f);
-    halves_.resize(1u << 22);
-    for (auto& v : halves_) v = float_to_f16(normal(random_));
-    words_.resize(1u << 21);
-    for (auto& v : words_) v = static_cast<std::uint32_t>(random_());
-  }
-  void halves(void* to, std::size_t bytes) const {
-    fill(to, bytes, halves_.data(), halves_.size() * 2);
-  }
-  void codes(void* to, std::size_t bytes) const {
-    fill(to, bytes, words_.data(), words_.size() * 4);
-  }
-  void scales(std::uint32_t* to, std::size_t count, int levels) const {
-    const float step = 0.1f / static_cast<float>(levels);
-    const std::uint32_t one = float_to_f16(step) | static_cast<std::uint32_t>(float_to_f16(-0.05f))
-                                                       << 16;
-    const std::vector<std::uint32_t> all(count, one);
-    must(cudaMemcpy(to, all.data(), count * 4, cudaMemcpyHostToDevice), "copy");
-  }
-
- private:
-  static void fill(void* to, std::size_t bytes, const void* from, std::size_t size) {
-    auto* const start = static_cast<char*>(to);
-    must(cudaMemcpy(start, from, std::min(size, bytes), cudaMemcpyHostToDevice), "copy");
-    for (std::size_t done = size; done < bytes; done *= 2) {
-      must(cudaMemcpy(start + done, start, std::min(done, bytes - done), cudaMemcpyDeviceToDevice),
-           "copy");
-    }
-  }
-  std::mt19937 random_;
-  std::vector<std::uint16_t> halves_;
-  std::vector<std::uint32_t> words_;
-};
-
-struct bench_layer {
-  gpu::packed_matrix qkv, o, gate_up, down;
-  gpu::norm_parameters attention_norm, ffn_norm;
-};
-
-class bench_model {
- public:
-  bench_model(const bench_shape& shape, gpu::weight_form form) : shape_(shape), form_(form) {
-    for (int i = 0; i < shape.layers; ++i) {
-      bench_layer layer;
-      layer.qkv = matrix((shape.heads + 2 * shape.kv_heads) * shape.head_dim, shape.width);
-      layer.o = matrix(shape.width, shape.heads * shape.head_dim);
-      layer.gate_up = matrix(2 * shape.ffn, shape.width);
-      layer.down = matrix(shape.width, shape.ffn);
-      layer.attention_norm = norm();
-      layer.ffn_norm = norm();
-      layers.push_back(layer);
-    }
-    final_norm = norm();
-    head = matrix(shape.vocabulary, shape.width);
-    std::vector<float> table;
-    for (int p = 0; p < context_max; ++p) {
-      for (int i = 0; i < shape.head_dim; ++i)
-        table.push_back(i < shape.head_dim / 2 ? 0.8f : 0.6f);
-    }
-    angles = memory_.take<float>(table.size());
-    must(cudaMemcpy(angles, table.data(), table.size() * 4, cudaMemcpyHostToDevice), "copy");
-  }
-  static constexpr int context_max = 2064;
-  std::size_t weight_bytes() const { return weight_bytes_; }
-  const bench_shape& shape() const { return shape_; }
-
-  std::vector<bench_layer> layers;
-  gpu::norm_parameters final_norm;
-  gpu::packed_matrix head;
-  float* angles = nullptr;
-
- private:
-  gpu::packed_matrix matrix(int rows, int columns) {
-    const std::size_t codes = gpu::packed_code_bytes(form_, rows, columns);
-    const std::size_t scales = gpu::packed_scale_bytes(form_, rows, columns);
-    void* const code_memory = memory_.take(codes);
-    auto* scale_memory = static_cast<std::uint32_t*>(memory_.take(scales + 4));
-    if (form_ == gpu::weight_form::f16) {
-      filler_.halves(code_memory, codes);
-    } else {
-      filler_.codes(code_memory, codes);
-      filler_.scales(scale_memory, scales / 4, form_ == gpu::weight_form::w8 ? 256 : 16);
-    }
-    weight_bytes_ += codes + scales;
-    return {code_memory, scale_memory, nullptr, nullptr, rows, columns, form_};
-  }
-  gpu::norm_parameters norm() {
-    const std::vector<float> ones(at(shape_.width), 1.0f);
-    auto* const weight = memory_.take<float>(ones.size());
-    must(cudaMemcpy(weight, ones.data(), ones.size() * 4, cudaMemcpyHostToDevice), "copy");
-    return {weight, nullptr, 1e-5f, model::norm_kind::rms};
-  }
-  bench_shape shape_;
-  gpu::weight_form form_;
-  memory memory_;
-  filler filler_;
-  std::size_t weight_bytes_ = 0;
-};
-
 // Everything of one batch size and context.
 class bench_step {
  public:
-  bench_step(const bench_model& from, int rows, int context, gpu::launch_context on)
-      : model_(from), rows_(rows), context_(context), on_(on) {
+  // `sequences` of `tokens` rows each, the last at position context - 1.
+  bench_step(
+      const bench_model& from, int sequences, int tokens, int context, gpu::launch_context on)
+      : model_(from), rows_(sequences * tokens), context_(context), on_(on) {
+    const int rows = rows_;
     const bench_shape& shape = from.shape();
     hyper_.width = shape.width;
     hyper_.heads = shape.heads;
@@ -195,35 +45,40 @@ class bench_step {
     work_.partial = static_cast<float*>(memory_.take(bytes.partial));
     work_.arrived = static_cast<std::uint32_t*>(memory_.take(bytes.arrived));
     const int pages_each = (context + 16) / 16;
-    pool_ = {nullptr, rows * pages_each, shape.kv_heads, shape.head_dim};
+    pool_ = {nullptr, sequences * pages_each, shape.kv_heads, shape.head_dim};
     pool_.base = memory_.take<std::uint16_t>(at(shape.layers) * pool_.layer_values());
     static const filler values;
     values.halves(pool_.base, at(shape.layers) * pool_.layer_values() * 2);
-    std::vector<std::int32_t> tokens, positions, tables, pages;
+    std::vector<std::int32_t> words, positions, tables, pages;
     std::vector<gpu::attention_tile> tiles;
+    const int tile_rows = gpu::attention_tile_rows(shape.heads, shape.kv_heads);
     for (int r = 0; r < rows; ++r) {
-      tokens.push_back((r * 7919 + 1) % shape.vocabulary);
-      positions.push_back(context - 1);
-      tables.push_back(r);
-      tiles.push_back({r, 1});
+      const int i = r % tokens;
+      words.push_back((r * 7919 + 1) % shape.vocabulary);
+      positions.push_back(context - tokens + i);
+      tables.push_back(r / tokens);
+      if (i % tile_rows == 0) tiles.push_back({r, std::min(tile_rows, tokens - i)});
+      if (i + 1 < tokens) continue;
       which_.push_back(r);
-      for (int p = 0; p < pages_each; ++p) pages.push_back(p * rows + r);
+      for (int p = 0; p < pages_each; ++p) pages.push_back(p * sequences + r / tokens);
     }
-    token_ = put(tokens);
+    tiles.resize(at(rows));  // as a step pads them
+    token_ = put(words);
     step_rows_ = {token_, put(positions), put(tables), put(pages), pages_each, rows};
     tiles_ = put(tiles);
     which_there_ = put(which_);
-    logits_ = memory_.take<float>(at(rows) * at(shape.vocabulary));
-    scratch_ = memory_.take(gpu::digest_scratch_bytes(rows, shape.vocabulary));
-    must(cudaHostAlloc(reinterpret_cast<void**>(&digests_), at(rows) * sizeof(gpu::logits_digest),
-                       cudaHostAllocMapped),
+    logits_ = memory_.take<float>(which_.size() * at(shape.vocabulary));
+    scratch_ = memory_.take(gpu::digest_scratch_bytes(sequences, shape.vocabulary));
+    must(cudaHostAlloc(reinterpret_cast<void**>(&digests_),
+                       which_.size() * sizeof(gpu::logits_digest), cudaHostAllocMapped),
          "pinned");
   }
   ~bench_step() { cudaFreeHost(digests_); }
 
   double kv_bytes() const {
     const bench_shape& shape = model_.shape();
-    return 2.0 * 2.0 * shape.layers * shape.kv_heads * shape.head_dim * context_ * rows_;
+    return 2.0 * 2.0 * shape.layers * shape.kv_heads * shape.head_dim * context_ *
+           static_cast<double>(which_.size());
   }
 
   // parts, as bits: attention, attention input, attention output, ffn input, ffn output, head and
@@ -261,6 +116,7 @@ class bench_step {
       attend.tiles = tiles_;
       attend.tile_count = rows_;
       attend.spans_max = gpu::attention_spans(context_);
+      attend.positions_max = context_;
       attend.heads = shape.heads;
       attend.kv_heads = shape.kv_heads;
       attend.head_dim = shape.head_dim;
@@ -281,28 +137,46 @@ class bench_step {
     }
     if ((parts & 32) == 0) return;
     gpu::head_arguments head;
-    head.rows = rows_;
+    head.rows = static_cast<int>(which_.size());
     head.which = which_there_;
     head.work = work_;
     head.norm = model_.final_norm;
     head.matrix = model_.head;
     head.logits = logits_;
     must(gpu::launch_head(on, head), "head");
-    gpu::digest_arguments digest{rows_, logits_,  shape.vocabulary, shape.vocabulary,
-                                 1,     scratch_, digests_,         nullptr};
+    gpu::digest_arguments digest{head.rows, logits_,  shape.vocabulary, shape.vocabulary,
+                                 top_,      scratch_, digests_,         nullptr};
     must(gpu::launch_digest(on, digest), "digest");
   }
 
-  // Median microseconds of a replay.
+  void wants(int top) { top_ = top; }  // entries of a digest
+  void kernels(gpu::product_tile tile) { on_.tile = tile; }
+  struct host_times {
+    double call = 0, whole = 0;  // us: of the launch, and until the step is seen to have ended
+  };
+  // One step at a time, as an executor without a step in reserve.
+  host_times alone(int replays) {
+    cudaGraphExec_t const ready = record(all_parts);
+    std::vector<double> calls, wholes;
+    using clock = std::chrono::steady_clock;
+    const auto us = [](clock::duration d) {
+      return std::chrono::duration<double, std::micro>(d).count();
+    };
+    for (int i = 0; i < replays; ++i) {
+      const auto begun = clock::now();
+      must(cudaGraphLaunch(ready, on_.stream), "replay");
+      const auto called = clock::now();
+      must(cudaStreamSynchronize(on_.stream), "step");
+      calls.push_back(us(called - begun));
+      wholes.push_back(us(clock::now() - begun));
+    }
+    cudaGraphExecDestroy(ready);
+    return {median(calls), median(wholes)};
+  }
+
+  // Median microseconds of a replay among others.
   double time(unsigned parts, int replays) {
-    queue(parts);
-    must(cudaStreamSynchronize(on_.stream), "step");
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t ready = nullptr;
-    must(cudaStreamBeginCapture(on_.stream, cudaStreamCaptureModeThreadLocal), "capture");
-    queue(parts);
-    must(cudaStreamEndCapture(on_.stream, &graph), "capture");
-    must(cudaGraphInstantiate(&ready, graph, 0), "graph");
+    cudaGraphExec_t const ready = record(parts);
     cudaEvent_t before = nullptr, after = nullptr;
     must(cudaEventCreate(&before), "event");
     must(cudaEventCreate(&after), "event");
@@ -317,12 +191,29 @@ class bench_step {
       if (i >= 3) times.push_back(static_cast<double>(ms) * 200);
     }
     cudaGraphExecDestroy(ready);
-    cudaGraphDestroy(graph);
-    std::sort(times.begin(), times.end());
-    return times[times.size() / 2];
+    cudaEventDestroy(before);
+    cudaEventDestroy(after);
+    return median(times);
   }
 
  private:
+  static double median(std::vector<double>& of) {
+    std::sort(of.begin(), of.end());
+    return of[of.size() / 2];
+  }
+  cudaGraphExec_t record(unsigned parts) {
+    queue(parts);
+    must(cudaStreamSynchronize(on_.stream), "step");
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t ready = nullptr;
+    must(cudaStreamBeginCapture(on_.stream, cudaStreamCaptureModeThreadLocal), "capture");
+    queue(parts);
+    must(cudaStreamEndCapture(on_.stream, &graph), "capture");
+    must(cudaGraphInstantiate(&ready, graph, 0), "graph");
+    must(cudaGraphUpload(ready, on_.stream), "graph");
+    cudaGraphDestroy(graph);
+    return ready;
+  }
   template <class T>
   T* put(const std::vector<T>& values) {
     auto* const out = memory_.take<T>(values.size());
@@ -331,6 +222,7 @@ class bench_step {
   }
   const bench_model& model_;
   int rows_, context_;
+  int top_ = 1;
   gpu::launch_context on_;
   model::hyperparameters hyper_;
   memory memory_;
@@ -346,35 +238,113 @@ class bench_step {
   gpu::logits_digest* digests_ = nullptr;
 };
 
+void print_parts(bench_step& one, const bench_shape& shape) {
+  for (int part = 0; part < bench_step::part_count; ++part) {
+    const double alone = one.time(1u << part, 5);
+    std::printf("  %6.2f", part < 5 ? alone / shape.layers : alone);
+  }
+}
+
+void run_decode(const bench_model& made, gpu::launch_context on, double rate, bool smoke) {
+  const bench_shape& shape = made.shape();
+  std::printf("%4s %7s %9s %11s %7s %8s %6s  %s\n", "B", "context", "us", "tokens/s", "floor",
+              "waited", "call", "parts");
+  for (const int context : {128, 512, 2048}) {
+    for (const int rows : {1, 2, 4, 8, 16, 32, 64, 128, 256}) {
+      if (smoke && (rows > 8 || context > 128)) continue;
+      bench_step one(made, rows, 1, context, on);
+      const double us = one.time(bench_step::all_parts, smoke ? 3 : 15);
+      const double floor = (static_cast<double>(made.weight_bytes()) + one.kv_bytes()) / rate * 1e6;
+      const auto host = one.alone(smoke ? 3 : 41);
+      std::printf("%4d %7d %9.1f %11.0f %6.1f%% %8.1f %6.1f", rows, context, us, rows / us * 1e6,
+                  100 * floor / us, host.whole, host.call);
+      if (context == 512) print_parts(one, shape);
+      std::printf("\n");
+      std::fflush(stdout);
+    }
+  }
+}
+
+constexpr int prompt_tokens = 32;
+
+// 2 operations a weight and row; the head for one row of each prompt.
+double prefill_operations(const bench_shape& shape, int prompts) {
+  const double layer = 2.0 * shape.width * shape.head_dim * (shape.heads + shape.kv_heads) +
+                       3.0 * shape.width * shape.ffn;
+  return 2.0 * prompts *
+         (prompt_tokens * layer * shape.layers + 1.0 * shape.width * shape.vocabulary);
+}
+
+void run_prefill(const bench_model& made, gpu::launch_context on, bool smoke) {
+  const bench_shape& shape = made.shape();
+  std::printf("prompts of %d tokens, ten alternatives\n%4s %9s %11s %8s %8s %6s  %s\n",
+              prompt_tokens, "rows", "us", "tokens/s", "TFLOP/s", "waited", "call", "parts");
+  for (const int prompts : {1, 2, 4, 8, 12, 16, 24, 32, 48, 64}) {
+    if (smoke && prompts > 2) continue;
+    bench_step one(made, prompts, prompt_tokens, prompt_tokens, on);
+    one.wants(12);
+    const int rows = prompts * prompt_tokens;
+    const double us = one.time(bench_step::all_parts, smoke ? 3 : 15);
+    const auto host = one.alone(smoke ? 3 : 21);
+    std::printf("%4d %9.1f %11.0f %8.1f %8.1f %6.1f", rows, us, rows / us * 1e6,
+                prefill_operations(shape, prompts) / us / 1e6, host.whole, host.call);
+    print_parts(one, shape);
+    std::printf("\n");
+    std::fflush(stdout);
+  }
+}
+
+struct tile_name {
+  gpu::product_tile tile;
+  const char* name;
+};
+constexpr tile_name tile_names[] = {
+    {gpu::product_tile::chosen, "chosen"},
+    {gpu::product_tile::streamed_16x32, "streamed_16x32"},
+    {gpu::product_tile::streamed_16x32_deep, "streamed_16x32_deep"},
+    {gpu::product_tile::streamed_32x64, "streamed_32x64"},
+    {gpu::product_tile::streamed_64x64, "streamed_64x64"},
+    {gpu::product_tile::tiled_64x64, "tiled_64x64"},
+    {gpu::product_tile::tiled_128x64, "tiled_128x64"},
+    {gpu::product_tile::tiled_128x128, "tiled_128x128"},
+};
+
+void run_tiles(const bench_model& made, gpu::launch_context on, bool smoke) {
+  const bench_shape& shape = made.shape();
+  std::printf("%4s %-20s  us a layer: attention input, attention output, ffn input, ffn output\n",
+              "rows", "kernel");
+  for (const int rows : {48, 64, 96, 128, 192, 256, 384, 512, 768, 1024}) {
+    if (smoke && rows > 64) continue;
+    bench_step one(made, rows / 16, 16, 32, on);
+    for (const tile_name& each : tile_names) {
+      one.kernels(each.tile);
+      std::printf("%4d %-20s", rows, each.name);
+      for (const unsigned part : {2u, 4u, 8u, 16u}) {
+        std::printf("  %6.2f", one.time(part, 5) / shape.layers);
+      }
+      std::printf("\n");
+    }
+    std::fflush(stdout);
+  }
+}
+
+struct chosen_tables {
+  bool decode = true, prefill = true, tiles = false, smoke = false;
+};
+
 void run_shape(const bench_shape& shape,
                gpu::weight_form form,
                gpu::launch_context on,
                double rate,
-               bool smoke) {
+               const chosen_tables& chosen) {
   const bench_model made(shape, form);
   std::printf(
       "%s, weights %.1f MB; us a step; parts alone, us a layer: attention,\nattention input, "
       "attention output, ffn input, ffn output; us a step: head and digest\n",
       shape.name, static_cast<double>(made.weight_bytes()) / 1e6);
-  std::printf("%4s %7s %9s %11s %7s  %s\n", "B", "context", "us", "tokens/s", "floor", "parts");
-  for (const int context : {128, 512, 2048}) {
-    for (const int rows : {1, 2, 4, 8, 16, 32, 64, 128, 256}) {
-      if (smoke && (rows > 8 || context > 128)) continue;
-      bench_step one(made, rows, context, on);
-      const double us = one.time(bench_step::all_parts, smoke ? 3 : 15);
-      const double floor = (static_cast<double>(made.weight_bytes()) + one.kv_bytes()) / rate * 1e6;
-      std::printf("%4d %7d %9.1f %11.0f %6.1f%%", rows, context, us, rows / us * 1e6,
-                  100 * floor / us);
-      if (context == 512) {
-        for (int part = 0; part < bench_step::part_count; ++part) {
-          const double alone = one.time(1u << part, 5);
-          std::printf("  %6.2f", part < 5 ? alone / shape.layers : alone);
-        }
-      }
-      std::printf("\n");
-      std::fflush(stdout);
-    }
-  }
+  if (chosen.decode) run_decode(made, on, rate, chosen.smoke);
+  if (chosen.prefill) run_prefill(made, on, chosen.smoke);
+  if (chosen.tiles) run_tiles(made, on, chosen.smoke);
 }
 
 }  // namespace
@@ -388,12 +358,18 @@ int main(int count, char** arguments) {
     return 77;
   }
   gpu::weight_form form = gpu::weight_form::f16;
-  bool smoke = false;
+  chosen_tables chosen;
   std::vector<std::string> names;
   for (int i = 1; i < count; ++i) {
     const std::string word = arguments[i];
     if (word == "--smoke") {
-      smoke = true;
+      chosen.smoke = true;
+    } else if (word == "--decode") {
+      chosen.prefill = false;
+    } else if (word == "--prefill") {
+      chosen.decode = false;
+    } else if (word == "--tiles") {
+      chosen = {false, false, true, chosen.smoke};
     } else if (word == "w8") {
       form = gpu::weight_form::w8;
     } else if (word == "w4") {
@@ -414,7 +390,7 @@ int main(int count, char** arguments) {
   for (const bench_shape& shape : shapes) {
     const bool wanted =
         names.empty() || std::find(names.begin(), names.end(), shape.name) != names.end();
-    if (wanted) run_shape(shape, form, on, rate, smoke);
+    if (wanted) run_shape(shape, form, on, rate, chosen);
   }
   return 0;
 }

@@ -4,7 +4,9 @@
 #
 # sm_80 runs on all of compute capability 8; 9.0 and 10.0 have their own code; the PTX of 10.0 is
 # compiled by the driver for what comes later.
-set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 100)
+if(NOT CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 100)
+endif()
 if(NOT CMAKE_CUDA_COMPILER AND EXISTS /usr/local/cuda/bin/nvcc)
   set(CMAKE_CUDA_COMPILER /usr/local/cuda/bin/nvcc)
 endif()

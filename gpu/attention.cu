@@ -2,7 +2,8 @@
 // out = softmax(softcap(q k)) v over paged keys and values, for decode and prefill rows alike.
 //
 // A block: 512 positions (two spans), one KV head, one tile of up to 8 query columns (the heads of
-// a group, times consecutive rows of one sequence). A warp: one chunk of 64 positions, 4 pages.
+// a group, times consecutive rows of one sequence); where all positions lie in one span or one
+// chunk it takes two or eight tiles instead. A warp: one chunk of 64 positions, 4 pages.
 //   S[token][column] = K q        A = keys as stored, B = queries, head_dim / 16 k-steps
 //   m = max S, p = exp(S - m), l = sum p (float), P = f16(p)
 //   O[d][column] = V^T P          A = values as stored, B = P turned by an 8 x 8 transpose, 4
@@ -19,7 +20,7 @@
 namespace foretoken::gpu {
 namespace {
 
-constexpr int chunk_positions = 64;
+constexpr int chunk_positions = attention_chunk;
 constexpr int chunk_pages = chunk_positions / 16;
 constexpr int span_chunks = attention_span / chunk_positions;
 constexpr int block_spans = 2;
@@ -34,6 +35,7 @@ struct attention_job {
   int group_heads;  // query heads of one such group
   int heads_per_kv;
   int group_inverse;  // ceil(256 / group_heads)
+  int together;       // tiles of a block: 1; 2 with one span each, 8 with one chunk each
 };
 
 // One query column of a tile: its row, head and position; row < 0: none.
@@ -292,9 +294,9 @@ FORETOKEN_DEVICE void merge_spans(const attention_job& job, const query& one, in
   all.finish(job, one);
 }
 
-// Folds the chunks [first, end) of span `s` of the block.
+// Folds the chunks [first, end) of span `s`; chunk 0 is in `slot`.
 template <int HeadDim>
-FORETOKEN_DEVICE gathered<HeadDim> fold_span(int s, int first, int end) {
+FORETOKEN_DEVICE gathered<HeadDim> fold_span(int s, int first, int end, int slot) {
   const chunk_results<HeadDim> from;
   const int column = thread_index() % 8;
   gathered<HeadDim> span;
@@ -302,24 +304,56 @@ FORETOKEN_DEVICE gathered<HeadDim> fold_span(int s, int first, int end) {
   for (int i = 0; i < span_chunks; ++i) {
     const int chunk = s * span_chunks + i;
     if (chunk < first || chunk >= end) continue;
-    span.add(from.m(chunk)[column], from.l(chunk)[column],
-             [&](int, int d) { return from.o(chunk)[d * 8 + column]; });
+    span.add(from.m(slot + chunk)[column], from.l(slot + chunk)[column],
+             [&](int, int d) { return from.o(slot + chunk)[d * 8 + column]; });
   }
   return span;
 }
 
-// The block's spans, of chunks [first, end): into the result when they are all, else into memory.
+// The chunks of one tile that this block has, [first, end), from the step's inputs alone.
+struct tile_range {
+  attention_tile tile;
+  int first_position = 0, oldest = 0, last = -1;  // positions
+  int first_block = 0, last_block = -1;
+  int first_chunk = 0, end_chunk = 0;
+  FORETOKEN_DEVICE bool idle() const { return first_chunk >= end_chunk; }
+  FORETOKEN_DEVICE bool only() const { return first_block == last_block; }
+};
+
+FORETOKEN_DEVICE tile_range range_of(const attention_arguments& given, int number) {
+  tile_range out;
+  if (number < given.tile_count) out.tile = given.tiles[number];
+  if (out.tile.count < 1) return out;
+  out.first_position = given.rows.position[out.tile.first];
+  out.last = out.first_position + out.tile.count - 1;
+  if (given.window > 0 && out.first_position >= given.window) {
+    out.oldest = out.first_position - given.window + 1;
+  }
+  out.first_block = out.oldest / block_positions;
+  out.last_block = out.last / block_positions;
+  if (block_x() < out.first_block || block_x() > out.last_block) return out;
+  if (block_x() == out.first_block) out.first_chunk = out.oldest / chunk_positions % block_chunks;
+  out.end_chunk =
+      block_x() == out.last_block ? out.last / chunk_positions % block_chunks + 1 : block_chunks;
+  return out;
+}
+
+// The spans of one tile: into the result when they are all, else into memory.
 template <int HeadDim>
-FORETOKEN_DEVICE void finish_block(
-    const attention_job& job, const query& one, int first, int end, bool only) {
+FORETOKEN_DEVICE void finish_tile(const attention_job& job,
+                                  const query& one,
+                                  const tile_range& range,
+                                  int slot) {
   gathered<HeadDim> all;
+  const int first = range.first_chunk;
+  const int end = range.end_chunk;
   FORETOKEN_UNROLL_BY(1)
   for (int s = 0; s < block_spans; ++s) {
     const int from = first > s * span_chunks ? first : s * span_chunks;
     const int to = end < (s + 1) * span_chunks ? end : (s + 1) * span_chunks;
     if (from >= to) continue;
-    const gathered<HeadDim> span = fold_span<HeadDim>(s, from, to);
-    if (only) {
+    const gathered<HeadDim> span = fold_span<HeadDim>(s, from, to, slot);
+    if (range.only()) {
       all.add(span.m, span.l, [&](int i, int) { return span.o[i]; });
       continue;
     }
@@ -334,7 +368,7 @@ FORETOKEN_DEVICE void finish_block(
       partial[HeadDim + 1] = span.l;
     }
   }
-  if (only) all.finish(job, one);
+  if (range.only()) all.finish(job, one);
 }
 
 // True in every thread of the block that is the last of `count` to come here.
@@ -356,41 +390,51 @@ FORETOKEN_KERNEL(attention_threads, HeadDim <= 64 ? 2 : 1)
 attend(const attention_job job) {
   const attention_arguments& given = job.given;
   release_successor();
-  const attention_tile tile = given.tiles[block_z()];
-  const int first_position = tile.count > 0 ? given.rows.position[tile.first] : 0;
-  const int last = first_position + tile.count - 1;
-  const int oldest =
-      given.window > 0 && first_position >= given.window ? first_position - given.window + 1 : 0;
-  const int first_block = oldest / block_positions;
-  const int last_block = last / block_positions;
-  const bool idle = tile.count < 1 || block_x() < first_block || block_x() > last_block;
-  const int first_chunk = block_x() == first_block ? oldest / chunk_positions % block_chunks : 0;
-  const int end_chunk =
-      block_x() == last_block ? last / chunk_positions % block_chunks + 1 : block_chunks;
   const int slot = thread_index() / 32;
-  const bool has_chunk = !idle && slot >= first_chunk && slot < end_chunk;
+  const int tile_chunks = block_chunks / job.together;
+  const int first_tile = block_z() * job.together;
+  const tile_range mine = range_of(given, first_tile + slot / tile_chunks);
+  const int chunk = slot % tile_chunks;
+  const bool has_chunk = chunk >= mine.first_chunk && chunk < mine.end_chunk;
   chunk_place at;
   if (has_chunk) {
-    locate(job, tile, first_position, block_x() * block_positions + slot * chunk_positions, at);
+    locate(job, mine.tile, mine.first_position,
+           block_x() * block_positions + chunk * chunk_positions, at);
   }
   wait_for_predecessor();
-  if (idle) return;
+  if (job.together == 1 && mine.idle()) return;
   if (has_chunk) attend_chunk<HeadDim, Capped>(job, at, slot);
   block_sync();
-  const query one = column_query(job, tile, first_position, thread_index() % 8);
-  finish_block<HeadDim>(job, one, first_chunk, end_chunk, first_block == last_block);
-  if (first_block == last_block) return;
+  FORETOKEN_UNROLL_BY(1)
+  for (int t = 0; t < job.together; ++t) {
+    const tile_range range = range_of(given, first_tile + t);
+    if (range.idle()) continue;
+    const query one = column_query(job, range.tile, range.first_position, thread_index() % 8);
+    finish_tile<HeadDim>(job, one, range, t * tile_chunks);
+  }
+  if (mine.only() || job.together > 1) return;
   std::uint32_t* counter =
       given.work.arrived + wide(block_z()) * wide(given.kv_heads * job.groups) + wide(block_y());
-  if (last_to_arrive(counter, last_block - first_block + 1)) {
-    merge_spans<HeadDim>(job, one, oldest / attention_span, last / attention_span);
+  if (last_to_arrive(counter, mine.last_block - mine.first_block + 1)) {
+    const query one = column_query(job, mine.tile, mine.first_position, thread_index() % 8);
+    merge_spans<HeadDim>(job, one, mine.oldest / attention_span, mine.last / attention_span);
   }
+}
+
+// Two and eight tiles a block only when there are more blocks than run at once anyway.
+int tiles_together(const launch_context& on, const attention_job& job) {
+  const attention_arguments& given = job.given;
+  const int blocks = given.kv_heads * job.groups * given.tile_count;
+  if (given.positions_max < 1 || blocks <= 2 * on.multiprocessors) return 1;
+  if (given.positions_max <= chunk_positions) return block_chunks;
+  return given.positions_max <= attention_span ? block_spans : 1;
 }
 
 template <int HeadDim>
 status launch_head_dim(const launch_context& on, const attention_job& job) {
-  const launch_grid grid{(job.given.spans_max + block_spans - 1) / block_spans,
-                         job.given.kv_heads * job.groups, job.given.tile_count};
+  const int spans = job.together > 1 ? 1 : job.given.spans_max;
+  const launch_grid grid{(spans + block_spans - 1) / block_spans, job.given.kv_heads * job.groups,
+                         (job.given.tile_count + job.together - 1) / job.together};
   if (job.given.softcap > 0) {
     return launch(on, attend<HeadDim, true>, grid, attention_threads,
                   chunk_results<HeadDim>::bytes(), job);
@@ -403,10 +447,11 @@ status launch_head_dim(const launch_context& on, const attention_job& job) {
 
 status launch_attention(const launch_context& on, const attention_arguments& given) {
   if (given.heads % given.kv_heads != 0) return unsupported("heads", "not whole groups");
-  attention_job job{given, 1, 0, given.heads / given.kv_heads, 0};
+  attention_job job{given, 1, 0, given.heads / given.kv_heads, 0, 1};
   job.groups = (job.heads_per_kv + query_columns - 1) / query_columns;
   job.group_heads = job.heads_per_kv < query_columns ? job.heads_per_kv : query_columns;
   job.group_inverse = (256 + job.group_heads - 1) / job.group_heads;
+  job.together = tiles_together(on, job);
   if (given.tile_count < 1) return {};
   switch (given.head_dim) {
     case 16: return launch_head_dim<16>(on, job);

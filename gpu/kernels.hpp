@@ -24,11 +24,26 @@ namespace foretoken::gpu {
 
 using stream_handle = CUstream_st*;
 
+// The kernel of a product of many rows, n x rows a block (linear_launch.cuh): a choice of speed
+// only. Tests and benches name one; everybody else leaves it `chosen`.
+enum class product_tile : std::uint8_t {
+  chosen,
+  streamed_16x32_shallow,
+  streamed_16x32,
+  streamed_16x32_deep,
+  streamed_32x64,
+  streamed_64x64,
+  tiled_64x64,
+  tiled_128x64,
+  tiled_128x128,
+};
+
 struct launch_context {
   stream_handle stream = nullptr;
   int multiprocessors = 132;
   int shared_bytes_max = 227 << 10;  // of a block, as the device allows on request (8.0: 163 KB)
   bool dependent = true;  // false for the first kernel after work that is no kernel of ours
+  product_tile tile = product_tile::chosen;
 };
 
 // Once a device, before anything is launched or captured: raises the shared memory limits.
@@ -89,6 +104,7 @@ constexpr int attention_tile_rows(int heads, int kv_heads) {
   return group >= query_columns ? 1 : query_columns / group;
 }
 
+constexpr int attention_chunk = 64;  // positions of one softmax
 constexpr int attention_span = 256;  // positions folded before spans are
 constexpr int attention_spans(int context) {
   return (context + attention_span - 1) / attention_span;
@@ -173,7 +189,8 @@ struct attention_arguments {
   workspace work;
   const attention_tile* tiles = nullptr;  // [tile_count]
   int tile_count = 0;
-  int spans_max = 1;  // grid: attention_spans(longest position + 1), or more
+  int spans_max = 1;      // grid: attention_spans(longest position + 1), or more
+  int positions_max = 0;  // no row's position is this or more; 0 = not known. A choice of speed
   int heads = 0, kv_heads = 0, head_dim = 0;
   int window = 0;     // 0 = all earlier positions
   float softcap = 0;  // 0 = none
@@ -237,6 +254,22 @@ struct digest_arguments {
 };
 std::size_t digest_scratch_bytes(int rows, int vocabulary);
 status launch_digest(const launch_context& on, const digest_arguments& given);
+
+// A step's inputs out of pinned host memory, read by the device: a part of the recorded step, where
+// a copy before it would cost the device a stop of some microseconds.
+struct take_inputs_arguments {
+  const void* from = nullptr;  // pinned host memory, 16-byte aligned
+  void* to = nullptr;
+  std::size_t bytes = 0;  // whole 16s
+};
+status launch_take_inputs(const launch_context& on, const take_inputs_arguments& given);
+
+// *flag = *number, seen by the host after everything that earlier launches wrote.
+struct announce_arguments {
+  const std::uint32_t* number = nullptr;
+  std::uint32_t* flag = nullptr;  // pinned host memory
+};
+status launch_announce(const launch_context& on, const announce_arguments& given);
 
 struct page_copy_arguments {
   kv_pool_view pool;

@@ -4,7 +4,9 @@
 // speed only, their bits are equal.
 
 #include "gpu/launch.cuh"
-#include "gpu/linear.cuh"
+#include "gpu/linear_resident.cuh"
+#include "gpu/linear_streamed.cuh"
+#include "gpu/linear_tiled.cuh"
 
 namespace foretoken::gpu {
 
@@ -42,28 +44,73 @@ status launch_streamed(const launch_context& on, const linear_job& job, const Ep
       Slots * 128, bytes, job, epilogue);
 }
 
+template <weight_form Form, class Shape, class Epilogue>
+status launch_tiled(const launch_context& on, const linear_job& job, const Epilogue& epilogue) {
+  return launch(
+      on, linear_tiled<Form, Shape, Epilogue>,
+      {blocks_of(job.w.rows / 16, Shape::tiles), blocks_of(job.input.rows, Shape::rows), 1},
+      Shape::threads, Shape::bytes, job, epilogue);
+}
+
+// n x rows of a block
+using tiled_64x64 = tiled_shape<2, 2, 2, 4, 3, 3>;
+using tiled_128x64 = tiled_shape<4, 2, 2, 4, 3, 2>;
+using tiled_128x128 = tiled_shape<4, 2, 2, 8, 4, 1>;
+
+// The kernel by name. Shared memory must suffice.
 template <weight_form Form, class Epilogue>
-status launch_many(const launch_context& on, const linear_job& job, const Epilogue& epilogue) {
-  const int tiles = job.w.rows / 16;
-  const int rows = job.input.rows;
-  const auto fits = [&](int bytes) { return bytes <= on.shared_bytes_max; };
-  // 64 n x 64 rows a block when that fills the device, else smaller blocks.
-  if (rows > 32 && blocks_of(tiles, 4) * blocks_of(rows, 64) >= on.multiprocessors &&
-      fits(streamed_bytes<2, 8, 2, 3>())) {
-    return launch_streamed<Form, 2, 8, 2, 3>(on, job, epilogue);
-  }
-  if (rows > 32 && blocks_of(tiles, 2) * blocks_of(rows, 64) >= on.multiprocessors &&
-      fits(streamed_bytes<1, 8, 2, 4>())) {
-    return launch_streamed<Form, 1, 8, 2, 4>(on, job, epilogue);
-  }
-  // Narrow matrices leave a multiprocessor one block: it keeps more under way.
-  if (tiles * blocks_of(rows, 32) <= on.multiprocessors && fits(streamed_bytes<1, 4, 1, 8>())) {
-    return launch_streamed<Form, 1, 4, 1, 8>(on, job, epilogue);
-  }
-  if (fits(streamed_bytes<1, 4, 1, 4>())) {
-    return launch_streamed<Form, 1, 4, 1, 4>(on, job, epilogue);
+status launch_named(const launch_context& on,
+                    product_tile tile,
+                    const linear_job& job,
+                    const Epilogue& epilogue) {
+  switch (tile) {
+    case product_tile::streamed_64x64: return launch_streamed<Form, 2, 8, 2, 3>(on, job, epilogue);
+    case product_tile::streamed_32x64: return launch_streamed<Form, 1, 8, 2, 4>(on, job, epilogue);
+    case product_tile::streamed_16x32_deep:
+      return launch_streamed<Form, 1, 4, 1, 8>(on, job, epilogue);
+    case product_tile::streamed_16x32: return launch_streamed<Form, 1, 4, 1, 4>(on, job, epilogue);
+    case product_tile::tiled_64x64: return launch_tiled<Form, tiled_64x64>(on, job, epilogue);
+    case product_tile::tiled_128x64: return launch_tiled<Form, tiled_128x64>(on, job, epilogue);
+    case product_tile::tiled_128x128: return launch_tiled<Form, tiled_128x128>(on, job, epilogue);
+    default: break;
   }
   return launch_streamed<Form, 1, 4, 1, 3>(on, job, epilogue);  // 8.6 and 8.9 have 99 KB
+}
+
+inline int shared_bytes_of(product_tile tile) {
+  switch (tile) {
+    case product_tile::streamed_64x64: return streamed_bytes<2, 8, 2, 3>();
+    case product_tile::streamed_32x64: return streamed_bytes<1, 8, 2, 4>();
+    case product_tile::streamed_16x32_deep: return streamed_bytes<1, 4, 1, 8>();
+    case product_tile::streamed_16x32: return streamed_bytes<1, 4, 1, 4>();
+    case product_tile::tiled_64x64: return tiled_64x64::bytes;
+    case product_tile::tiled_128x64: return tiled_128x64::bytes;
+    case product_tile::tiled_128x128: return tiled_128x128::bytes;
+    default: break;
+  }
+  return streamed_bytes<1, 4, 1, 3>();
+}
+
+inline product_tile tile_for(const launch_context& on, int tiles, int rows) {
+  const auto fits = [&](product_tile tile) { return shared_bytes_of(tile) <= on.shared_bytes_max; };
+  const auto fills = [&](int block_tiles, int block_rows) {
+    return blocks_of(tiles, block_tiles) * blocks_of(rows, block_rows) >= on.multiprocessors;
+  };
+  using enum product_tile;
+  if (rows > 32 && fills(8, 64) && fits(tiled_128x64)) return tiled_128x64;
+  if (rows > 32 && fills(4, 64) && fits(tiled_64x64)) return tiled_64x64;
+  if (rows > 32 && fills(2, 64) && fits(streamed_32x64)) return streamed_32x64;
+  // Narrow matrices leave a multiprocessor one block: it keeps more under way.
+  if (!fills(1, 32) && fits(streamed_16x32_deep)) return streamed_16x32_deep;
+  return fits(streamed_16x32) ? streamed_16x32 : streamed_16x32_shallow;
+}
+
+template <weight_form Form, class Epilogue>
+status launch_many(const launch_context& on, const linear_job& job, const Epilogue& epilogue) {
+  const bool named =
+      on.tile != product_tile::chosen && shared_bytes_of(on.tile) <= on.shared_bytes_max;
+  const product_tile tile = named ? on.tile : tile_for(on, job.w.rows / 16, job.input.rows);
+  return launch_named<Form>(on, tile, job, epilogue);
 }
 
 // Two tiles a block when there are more than the device has multiprocessors.
@@ -81,6 +128,7 @@ status launch_form(const launch_context& on, const linear_job& job, const Epilog
   if (job.input.columns % 8 != 0) return unsupported("columns", "not whole eights");
   const int rows = job.input.rows;
   if (rows < 1) return {};
+  if (on.tile != product_tile::chosen) return launch_many<Form>(on, job, epilogue);
   if (rows <= 8 && resident_bytes<1, 2>(job) <= on.shared_bytes_max) {
     return launch_few<Form, 1>(on, job, epilogue);
   }

@@ -60,7 +60,7 @@ class paged_case {
 
   // Rows [first, first + count) with tiles of up to tile_rows; positions after the last one hold
   // junk.
-  std::vector<float> run(int first, int count, int tile_rows) {
+  std::vector<float> run(int first, int count, int tile_rows, int positions_max = 0) {
     const device_array<std::uint16_t> pool(fill(first + count - 1));
     std::vector<std::int32_t> pages(sequences_.size() * stride, 0);
     for (std::size_t s = 0; s < sequences_.size(); ++s) {
@@ -97,7 +97,8 @@ class paged_case {
     given.work = work.view;
     given.tiles = tile_array.get();
     given.tile_count = static_cast<int>(tiles.size());
-    given.spans_max = 6;
+    given.spans_max = positions_max > 0 ? gpu::attention_spans(positions_max) : 6;
+    given.positions_max = positions_max;
     given.heads = shape_.heads;
     given.kv_heads = shape_.kv_heads;
     given.head_dim = shape_.head_dim;
@@ -212,6 +213,27 @@ TEST_CASE("attention: the float64 softmax, with the same bits in any tile, as pr
           const auto alone = one.run(r, 1, 1);
           CHECK(std::equal(alone.begin(), alone.end(), whole.begin() + r * each));
         }
+      }
+    }
+  }
+}
+
+// More tiles than a device runs blocks at once, so that blocks take several.
+TEST_CASE("attention: a tile has its bits in a block of its own and beside others") {
+  struct short_batch {
+    int positions_max;
+    std::vector<part> parts;
+  };
+  const short_batch short_batches[] = {{64, {{0, 40}, {20, 41}, {3, 30}}},
+                                       {256, {{200, 50}, {100, 50}, {0, 20}}}};
+  for (const attention_shape& shape : {attention_shapes[0], attention_shapes[3]}) {
+    for (const short_batch& batch : short_batches) {
+      CAPTURE(shape.heads);
+      CAPTURE(batch.positions_max);
+      for (int pass = 0; pass < test::device_passes(); ++pass) {
+        test::begin_pass(pass);
+        paged_case one(shape, batch.parts);
+        CHECK(one.run(0, one.rows(), 1, batch.positions_max) == one.run(0, one.rows(), 1));
       }
     }
   }

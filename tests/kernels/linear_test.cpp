@@ -105,6 +105,58 @@ TEST_CASE("linear: x += W h is the float64 product, and a row has its bits in an
   }
 }
 
+// x += W h of 75 rows by the kernel with that name.
+std::vector<float> product_of(const product_shape& one,
+                              const made_matrix& w,
+                              const std::vector<float>& x,
+                              const std::vector<float>& h,
+                              gpu::product_tile tile) {
+  const int rows = static_cast<int>(x.size()) / one.n;
+  const made_workspace work(shape_of(one.n, one.k), rows, 16);
+  test::device_write(work.view.x, x.data(), x.size() * 4);
+  test::put_halves(work.view.hidden, h, rows, one.k);
+  gpu::residual_arguments given;
+  given.rows = rows;
+  given.work = work.view;
+  given.matrix = w.view;
+  given.width = one.n;
+  gpu::launch_context on = test::device_context();
+  on.tile = tile;
+  const status done = gpu::launch_ffn_output(on, given);
+  REQUIRE_MESSAGE(done, (done ? "" : to_string(done.error())));
+  return read_device(work.view.x, x.size());
+}
+
+// K of one, three and nine k-steps a segment; rows and tiles that no block divides.
+TEST_CASE("linear: every kernel gives the same bits") {
+  constexpr product_shape shapes[] = {{40, 72, weight_form::f16},
+                                      {144, 576, weight_form::f16},
+                                      {136, 192, weight_form::w8},
+                                      {272, 64, weight_form::w4}};
+  for (const product_shape& one : shapes) {
+    CAPTURE(one.n);
+    CAPTURE(form_name(one.form));
+    random_source random(5);
+    const made_matrix w =
+        test::random_matrix(random, one.form, one.n, one.k, gpu::plain_order(one.n), true);
+    constexpr int rows = 75;
+    std::vector<float> h = random.normals(at(rows * one.k), 3);
+    for (float& v : h) v = f16_to_float(float_to_f16(v));
+    const std::vector<float> x = random.normals(at(rows * one.n));
+    for (int pass = 0; pass < test::device_passes(); ++pass) {
+      test::begin_pass(pass);
+      const auto expected = product_of(one, w, x, h, gpu::product_tile::chosen);
+      using enum gpu::product_tile;
+      for (const auto tile :
+           {streamed_16x32_shallow, streamed_16x32, streamed_16x32_deep, streamed_32x64,
+            streamed_64x64, tiled_64x64, tiled_128x64, tiled_128x128}) {
+        CAPTURE(static_cast<int>(tile));
+        CHECK(product_of(one, w, x, h, tile) == expected);
+      }
+    }
+  }
+}
+
 struct ffn_shape {
   int width, ffn;
   model::activation_kind activation;
