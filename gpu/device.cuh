@@ -153,6 +153,21 @@ FORETOKEN_DEVICE float load_shared_device(const float* p) {
   return __ldcg(p);
 }
 
+// Pinned host memory: read anew each time; written so that a host thread that sees the value sees
+// all that was written before.
+FORETOKEN_DEVICE u32x4 load_host_16(const u32x4* p) {
+  u32x4 v;
+  asm volatile("ld.volatile.global.v4.u32 {%0,%1,%2,%3},[%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(p)
+               : "memory");
+  return v;
+}
+FORETOKEN_DEVICE void store_release_host(std::uint32_t* p, std::uint32_t value) {
+  asm volatile("fence.acq_rel.sys; st.release.sys.global.u32 [%0],%1;" ::"l"(p), "r"(value)
+               : "memory");
+}
+
 FORETOKEN_DEVICE void atomic_max(std::uint32_t* at, std::uint32_t value) {
   atomicMax(at, value);
 }
@@ -294,6 +309,12 @@ inline void copy_async_wait() {
 }
 inline float load_shared_device(const float* p) {
   return *p;
+}
+inline u32x4 load_host_16(const u32x4* p) {
+  return *p;
+}
+inline void store_release_host(std::uint32_t* p, std::uint32_t value) {
+  *p = value;
 }
 inline void atomic_max(std::uint32_t* at, std::uint32_t value) {
   if (value > *at) *at = value;

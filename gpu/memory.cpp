@@ -58,8 +58,8 @@ step_sizes::step_sizes(const model::hyperparameters& shape,
 }
 
 std::size_t step_sizes::input_values() const noexcept {
-  // a row: token, position, table, an attention tile (2), a place in `which`, a page copy (2); each
-  // array in whole 16 bytes; the page tables
+  // the step's number; a row: token, position, table, an attention tile (2), a place in `which`, a
+  // page copy (2); each array in whole 16 bytes; the page tables
   return size_of(rows) * 8 + 8 * 4 + size_of(tables) * size_of(table_stride_max);
 }
 
@@ -83,7 +83,8 @@ pinned_pieces pinned_layout(const step_sizes& sizes) {
   out.digests = whole(sizes.input_values() * sizeof(std::int32_t));
   out.logits = out.digests + whole(size_of(sizes.head_rows) * sizeof(logits_digest));
   out.saturated = out.logits + whole(size_of(sizes.host_rows) * size_of(sizes.logits) * 4);
-  out.bytes = out.saturated + whole(sizeof(std::uint32_t));
+  out.done = out.saturated + whole(sizeof(std::uint32_t));
+  out.bytes = out.done + whole(sizeof(std::uint32_t));
   return out;
 }
 

@@ -46,6 +46,7 @@ struct pinned_pieces {
   std::size_t digests = 0;    // [head_rows]
   std::size_t logits = 0;     // [host_rows][logits] for the host's sampler
   std::size_t saturated = 0;  // the counter as last read
+  std::size_t done = 0;       // the last step's number
   std::size_t bytes = 0;
 };
 pinned_pieces pinned_layout(const step_sizes& sizes);

@@ -65,6 +65,9 @@ class stream {
   status upload(void* to, const void* from, std::size_t bytes) const;
   status download(void* to, const void* from, std::size_t bytes) const;
   status wait() const;  // until all that was queued is done
+  // Until `*flag` in pinned memory is `value`, which work that was queued last will set: sooner
+  // than wait().
+  status wait_for(const std::uint32_t* flag, std::uint32_t value) const;
 
  private:
   stream_handle handle_ = nullptr;

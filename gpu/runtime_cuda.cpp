@@ -183,6 +183,21 @@ status stream::wait() const {
   return checked("step", cudaStreamSynchronize(handle_));
 }
 
+status stream::wait_for(const std::uint32_t* flag, std::uint32_t value) const {
+  if (lost()) return gone();
+  constexpr int looks = 4096;  // some tens of microseconds between questions to the driver
+  const auto seen = [&] { return __atomic_load_n(flag, __ATOMIC_ACQUIRE) == value; };
+  for (;;) {
+    for (int i = 0; i < looks; ++i) {
+      if (seen()) return {};
+    }
+    const cudaError_t code = cudaStreamQuery(handle_);
+    if (code == cudaErrorNotReady) continue;
+    FORETOKEN_TRY(checked("step", code));
+    return seen() ? status() : lose("the step ended without its mark");
+  }
+}
+
 result<recording> recording::make(const stream& on, std::function<status()> work) {
   if (lost()) return gone();
   FORETOKEN_TRY(
@@ -198,6 +213,7 @@ result<recording> recording::make(const stream& on, std::function<status()> work
   out.graph_ = runnable;
   if (!lost()) FORETOKEN_TRY(checked("recording", cudaGraphDestroy(graph)));
   if (!made) return made.error();
+  FORETOKEN_TRY(checked("recording", cudaGraphUpload(runnable, on.handle())));
   return out;
 }
 recording::recording(recording&& other) noexcept

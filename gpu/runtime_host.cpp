@@ -99,6 +99,12 @@ status stream::wait() const {
   return lost() ? status(gone()) : status();
 }
 
+status stream::wait_for(const std::uint32_t* flag, std::uint32_t value) const {
+  if (lost()) return gone();
+  if (*flag == value) return {};
+  return error{errc::internal, "the step ended without its mark"};
+}
+
 result<recording> recording::make(const stream&, std::function<status()> work) {
   if (lost()) return gone();
   recording out;

@@ -73,6 +73,8 @@ status step::take() {
   host_logits_ = reinterpret_cast<float*>(pinned_memory_.data() + at.logits);
   saturated_seen_ = reinterpret_cast<std::uint32_t*>(pinned_memory_.data() + at.saturated);
   *saturated_seen_ = 0;
+  done_ = reinterpret_cast<std::uint32_t*>(pinned_memory_.data() + at.done);
+  *done_ = 0;
   tasks_.reserve(static_cast<std::size_t>(sizes_.rows));
   return {};
 }
@@ -131,7 +133,8 @@ void step::attention(int layer) {
   given.work = work_;
   given.tiles = device_.tiles;
   given.tile_count = bucket_.rows;
-  given.spans_max = bucket_.spans;
+  given.spans_max = attention_spans(bucket_.positions);
+  given.positions_max = bucket_.positions;
   given.heads = padded.heads;
   given.kv_heads = padded.kv_heads;
   given.head_dim = padded.head_dim;

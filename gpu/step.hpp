@@ -53,25 +53,27 @@ class step final : public model::ops {
   };
   // What a recorded step depends on besides the content of its arrays.
   struct bucket {
-    int rows = 0, spans = 0, head_rows = 0, top = 0;
+    int rows = 0, positions = 0, head_rows = 0, top = 0;
     auto operator<=>(const bucket&) const = default;
   };
-  // One step's inputs, in pinned or in device memory: packed for the bucket, copied at once.
+  // One step's inputs, in pinned or in device memory: packed for the bucket; the device fetches
+  // them at the start of the recorded step. Page copies come before it.
   struct inputs {
+    std::uint32_t* number = nullptr;   // [1] of the step, announced at its end
     std::int32_t* token = nullptr;     // [bucket rows]
     std::int32_t* position = nullptr;  // [bucket rows]
     std::int32_t* table = nullptr;     // [bucket rows]
     attention_tile* tiles = nullptr;   // [bucket rows]
     std::int32_t* which = nullptr;     // [bucket rows]
-    std::int32_t* pages = nullptr;     // [tables][stride]
+    std::int32_t* pages = nullptr;     // [bucket rows + 1][stride]
+    std::size_t bytes = 0;             // of all above
     std::int32_t* copies = nullptr;    // [copies][2]
-    std::size_t bytes = 0;
   };
   enum class mode { direct, recording, replaying };
 
   step(std::shared_ptr<const weights> from, const options& chosen);
   status take();
-  inputs inputs_at(std::byte* base, std::size_t copies) const noexcept;
+  inputs inputs_at(std::byte* base) const noexcept;
   int table_stride() const noexcept;
 
   status check(const model::micro_batch& batch) const;
@@ -88,6 +90,8 @@ class step final : public model::ops {
   step_rows rows() const noexcept;
   void queue_head(int first, int count);
   status finish_queue();
+  bool one_block() const noexcept;  // all logits at once: the end is part of the recorded step
+  status wait_for_end();
   status run_block(std::span<const head_task> tasks, model::step_result& out);
   status read_logits(std::span<const head_task> tasks, model::step_result& out);
   void finish_from_digest(const head_task& task,
@@ -114,6 +118,7 @@ class step final : public model::ops {
   logits_digest* digests_ = nullptr;         // pinned, [head_rows]
   float* host_logits_ = nullptr;             // pinned, [host_rows][logits]
   std::uint32_t* saturated_seen_ = nullptr;  // pinned
+  std::uint32_t* done_ = nullptr;            // pinned: number of the last step that ended
   std::uint32_t saturated_counted_ = 0;
 
   const model::micro_batch* batch_ = nullptr;

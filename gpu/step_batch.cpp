@@ -23,11 +23,13 @@ int bucket_of(int rows, int most) {
   return at == bucket_rows.end() ? most : std::min(*at, most);
 }
 
-// Classes of sequence length, in spans: 1, 2, 4, ... up to the context.
-int class_of(int spans, int most) {
-  int out = 1;
-  while (out < spans) out *= 2;
-  return std::min(out, std::max(most, spans));
+// Classes of sequence length in positions: one chunk of attention, then 1, 2, 4, ... spans up to
+// the context.
+int class_of(int positions, int context) {
+  if (positions <= attention_chunk) return attention_chunk;
+  int spans = 1;
+  while (spans < attention_spans(positions)) spans *= 2;
+  return std::min(spans, attention_spans(std::max(context, positions))) * attention_span;
 }
 
 // Entries of a digest: the best only; ten alternatives; all.
@@ -81,7 +83,7 @@ void step::collect_tasks(const model::micro_batch& batch) {
 }
 
 int step::table_stride() const noexcept {
-  return bucket_.spans * attention_span / page_tokens;
+  return attention_spans(bucket_.positions) * attention_span / page_tokens;
 }
 
 void step::choose_bucket(const model::micro_batch& batch) {
@@ -97,7 +99,7 @@ void step::choose_bucket(const model::micro_batch& batch) {
   }
   const int tasks = static_cast<int>(tasks_.size());
   bucket_.rows = bucket_of(std::max(row_count_, 1), sizes_.rows);
-  bucket_.spans = class_of(attention_spans(end), attention_spans(shape().context));
+  bucket_.positions = class_of(end, shape().context);
   // More rows of logits than fit at once: the head is no part of the recorded step.
   bucket_.head_rows =
       tasks > sizes_.head_rows || tasks == 0 ? 0 : bucket_of(tasks, sizes_.head_rows);
@@ -113,7 +115,7 @@ void step::choose_bucket(const model::micro_batch& batch) {
   }
 }
 
-step::inputs step::inputs_at(std::byte* base, std::size_t copies) const noexcept {
+step::inputs step::inputs_at(std::byte* base) const noexcept {
   inputs out;
   std::size_t used = 0;
   const auto piece = [&]<class T>(T*& to, std::size_t count) {
@@ -121,14 +123,15 @@ step::inputs step::inputs_at(std::byte* base, std::size_t copies) const noexcept
     used += (count * sizeof(T) + 15) / 16 * 16;
   };
   const std::size_t rows = size_of(bucket_.rows);
+  piece(out.number, 1);
   piece(out.token, rows);
   piece(out.position, rows);
   piece(out.table, rows);
   piece(out.tiles, rows);
   piece(out.which, std::max(rows, size_of(bucket_.head_rows)));
-  piece(out.pages, (batch_->slices.size() + 1) * size_of(table_stride()));
-  piece(out.copies, 2 * copies);
+  piece(out.pages, (rows + 1) * size_of(table_stride()));  // a slice has a row at least
   out.bytes = used;
+  piece(out.copies, 2 * batch_->copies.size());
   return out;
 }
 
@@ -152,8 +155,9 @@ int step::fill_slice(const model::slice& one, int table, int row, int& tile) {
 }
 
 void step::fill(const model::micro_batch& batch) {
-  device_ = inputs_at(device_inputs_, batch.copies.size());
-  host_ = inputs_at(host_inputs_, batch.copies.size());
+  device_ = inputs_at(device_inputs_);
+  host_ = inputs_at(host_inputs_);
+  *host_.number = static_cast<std::uint32_t>(steps_);
   std::fill(host_.pages, host_.pages + table_stride(), sizes_.pages);
   int row = 0;
   int tile = 0;
@@ -178,6 +182,9 @@ void step::fill(const model::micro_batch& batch) {
 // Copies are independent within one launch: a page that an earlier copy wrote starts another.
 status step::queue_copies(const model::micro_batch& batch) {
   const auto& all = batch.copies;
+  if (all.empty()) return {};
+  FORETOKEN_TRY(
+      stream_.upload(device_.copies, host_.copies, 2 * all.size() * sizeof *host_.copies));
   for (std::size_t first = 0; first < all.size();) {
     std::size_t end = first + 1;
     const auto touches = [&](const model::page_copy& next) {
@@ -209,10 +216,11 @@ status step::begin(const model::micro_batch& batch) {
   collect_tasks(batch);
   choose_bucket(batch);
   fill(batch);
-  queued_ = stream_.upload(device_inputs_, host_inputs_, host_.bytes);
-  if (queued_) queued_ = queue_copies(batch);
+  queued_ = queue_copies(batch);
   pending_.clear();
-  on_.dependent = false;  // the first kernel waits for the whole of the copy
+  on_.dependent = false;  // the first kernel waits for the whole of what came before
+  const take_inputs_arguments given{host_inputs_, device_inputs_, host_.bytes};
+  queue([this, given] { return launch_take_inputs(on_, given); });
   return queued_ ? status() : failed(queued_.error());
 }
 

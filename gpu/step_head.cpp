@@ -79,6 +79,10 @@ status step::head(model::step_result& out) {
     if (task.target >= 0) out.slices[size_of(task.slice)].scores.emplace_back();
   }
   if (bucket_.head_rows > 0) queue_head(0, bucket_.head_rows);
+  if (one_block()) {
+    const announce_arguments given{device_.number, done_};
+    queue([this, given] { return launch_announce(on_, given); });
+  }
   if (const status done = finish_queue(); !done) return failed(done.error());
   const std::span<const head_task> all(tasks_);
   const auto block = size_of(sizes_.head_rows);
@@ -91,10 +95,20 @@ status step::head(model::step_result& out) {
     if (const status done = run_block(tasks, out); !done) return failed(done.error());
   }
   if (all.empty()) {
-    if (const status done = stream_.wait(); !done) return failed(done.error());
+    if (const status done = wait_for_end(); !done) return failed(done.error());
   }
   batch_ = nullptr;
   return {};
+}
+
+bool step::one_block() const noexcept {
+  return tasks_.size() <= size_of(sizes_.head_rows);
+}
+
+// Of what is queued.
+status step::wait_for_end() {
+  if (!one_block()) return stream_.wait();
+  return stream_.wait_for(done_, static_cast<std::uint32_t>(steps_));
 }
 
 // The logits of `tasks` are queued; waits for them and finishes the tasks.
@@ -104,7 +118,8 @@ status step::run_block(std::span<const head_task> tasks, model::step_result& out
     FORETOKEN_TRY(stream_.download(saturated_seen_, work_.kv_saturated, sizeof *saturated_seen_));
   }
   const bool any_on_host = std::ranges::any_of(tasks, &head_task::on_host);
-  if (!any_on_host || look) FORETOKEN_TRY(stream_.wait());
+  if (look) FORETOKEN_TRY(stream_.wait());
+  if (!look && !any_on_host) FORETOKEN_TRY(wait_for_end());
   if (look) {
     chosen_.kv_saturated->add(*saturated_seen_ - saturated_counted_);
     saturated_counted_ = *saturated_seen_;
