@@ -2,7 +2,7 @@
 // One step on a CUDA device, from the embedding to the sampled token in host memory: random weights
 // in a model's shape, every sequence at one context length, one graph a batch size.
 //
-//   gpu_step_bench [--form f16|w8|w4] [--smoke] [--decode|--prefill|--tiles] [shape ...]
+//   gpu_step_bench [--form f16|w8|w4] [--smoke] [--decode|--prefill|--tiles] [--rows N] [shape ...]
 //   shapes: smollm2 llama1b
 //
 // Decode: microseconds a step (median of the replays), tokens a second, the share of the floor of
@@ -275,12 +275,13 @@ double prefill_operations(const bench_shape& shape, int prompts) {
          (prompt_tokens * layer * shape.layers + 1.0 * shape.width * shape.vocabulary);
 }
 
-void run_prefill(const bench_model& made, gpu::launch_context on, bool smoke) {
+void run_prefill(const bench_model& made, gpu::launch_context on, bool smoke, int only_rows) {
   const bench_shape& shape = made.shape();
   std::printf("prompts of %d tokens, ten alternatives\n%4s %9s %11s %8s %8s %6s  %s\n",
               prompt_tokens, "rows", "us", "tokens/s", "TFLOP/s", "waited", "call", "parts");
   for (const int prompts : {1, 2, 4, 8, 12, 16, 24, 32, 48, 64}) {
     if (smoke && prompts > 2) continue;
+    if (only_rows > 0 && prompts * prompt_tokens != only_rows) continue;
     bench_step one(made, prompts, prompt_tokens, prompt_tokens, on);
     one.wants(12);
     const int rows = prompts * prompt_tokens;
@@ -306,15 +307,15 @@ constexpr tile_name tile_names[] = {
     {gpu::product_tile::streamed_64x64, "streamed_64x64"},
     {gpu::product_tile::tiled_64x64, "tiled_64x64"},
     {gpu::product_tile::tiled_128x64, "tiled_128x64"},
-    {gpu::product_tile::tiled_128x128, "tiled_128x128"},
 };
 
-void run_tiles(const bench_model& made, gpu::launch_context on, bool smoke) {
+void run_tiles(const bench_model& made, gpu::launch_context on, bool smoke, int only_rows) {
   const bench_shape& shape = made.shape();
   std::printf("%4s %-20s  us a layer: attention input, attention output, ffn input, ffn output\n",
               "rows", "kernel");
   for (const int rows : {48, 64, 96, 128, 192, 256, 384, 512, 768, 1024}) {
     if (smoke && rows > 64) continue;
+    if (only_rows > 0 && rows != only_rows) continue;
     bench_step one(made, rows / 16, 16, 32, on);
     for (const tile_name& each : tile_names) {
       one.kernels(each.tile);
@@ -330,6 +331,7 @@ void run_tiles(const bench_model& made, gpu::launch_context on, bool smoke) {
 
 struct chosen_tables {
   bool decode = true, prefill = true, tiles = false, smoke = false;
+  int rows = 0;  // of prefill and tiles; 0 = all
 };
 
 void run_shape(const bench_shape& shape,
@@ -343,8 +345,8 @@ void run_shape(const bench_shape& shape,
       "attention output, ffn input, ffn output; us a step: head and digest\n",
       shape.name, static_cast<double>(made.weight_bytes()) / 1e6);
   if (chosen.decode) run_decode(made, on, rate, chosen.smoke);
-  if (chosen.prefill) run_prefill(made, on, chosen.smoke);
-  if (chosen.tiles) run_tiles(made, on, chosen.smoke);
+  if (chosen.prefill) run_prefill(made, on, chosen.smoke, chosen.rows);
+  if (chosen.tiles) run_tiles(made, on, chosen.smoke, chosen.rows);
 }
 
 }  // namespace
@@ -369,7 +371,9 @@ int main(int count, char** arguments) {
     } else if (word == "--prefill") {
       chosen.decode = false;
     } else if (word == "--tiles") {
-      chosen = {false, false, true, chosen.smoke};
+      chosen = {false, false, true, chosen.smoke, chosen.rows};
+    } else if (word == "--rows" && i + 1 < count) {
+      chosen.rows = std::stoi(arguments[++i]);
     } else if (word == "w8") {
       form = gpu::weight_form::w8;
     } else if (word == "w4") {

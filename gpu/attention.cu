@@ -2,8 +2,8 @@
 // out = softmax(softcap(q k)) v over paged keys and values, for decode and prefill rows alike.
 //
 // A block: 512 positions (two spans), one KV head, one tile of up to 8 query columns (the heads of
-// a group, times consecutive rows of one sequence); where all positions lie in one span or one
-// chunk it takes two or eight tiles instead. A warp: one chunk of 64 positions, 4 pages.
+// a group, times consecutive rows of one sequence); where one chunk holds all positions, eight
+// tiles instead. A warp: one chunk of 64 positions, 4 pages.
 //   S[token][column] = K q        A = keys as stored, B = queries, head_dim / 16 k-steps
 //   m = max S, p = exp(S - m), l = sum p (float), P = f16(p)
 //   O[d][column] = V^T P          A = values as stored, B = P turned by an 8 x 8 transpose, 4
@@ -35,7 +35,6 @@ struct attention_job {
   int group_heads;  // query heads of one such group
   int heads_per_kv;
   int group_inverse;  // ceil(256 / group_heads)
-  int together;       // tiles of a block: 1; 2 with one span each, 8 with one chunk each
 };
 
 // One query column of a tile: its row, head and position; row < 0: none.
@@ -251,15 +250,16 @@ FORETOKEN_DEVICE float* partial_of(const attention_job& job, int span, int colum
          ((owner * wide(job.given.spans_max) + wide(span)) * 8 + wide(column)) * (HeadDim + 2);
 }
 
-// What one thread gathers: dimensions d = thread / 8 + 32 i of column thread % 8.
-template <int HeadDim>
+// What one of Threads threads gathers: dimensions d = thread / 8 + Threads / 8 i of column thread
+// % 8.
+template <int HeadDim, int Threads = attention_threads>
 struct gathered {
-  static constexpr int rows = attention_threads / 8;
+  static constexpr int rows = Threads / 8;
   static constexpr int each = (HeadDim + rows - 1) / rows;
   float m = lowest, l = 0;
   float o[each] = {};
 
-  FORETOKEN_DEVICE static int dimension(int i) { return thread_index() / 8 + i * rows; }
+  FORETOKEN_DEVICE static int dimension(int i) { return thread_index() % Threads / 8 + i * rows; }
   // value(d): the next part's sums
   template <class Value>
   FORETOKEN_DEVICE void add(float m_next, float l_next, Value value) {
@@ -294,9 +294,9 @@ FORETOKEN_DEVICE void merge_spans(const attention_job& job, const query& one, in
   all.finish(job, one);
 }
 
-// Folds the chunks [first, end) of span `s`; chunk 0 is in `slot`.
+// Folds the chunks [first, end) of span `s` of the block.
 template <int HeadDim>
-FORETOKEN_DEVICE gathered<HeadDim> fold_span(int s, int first, int end, int slot) {
+FORETOKEN_DEVICE gathered<HeadDim> fold_span(int s, int first, int end) {
   const chunk_results<HeadDim> from;
   const int column = thread_index() % 8;
   gathered<HeadDim> span;
@@ -304,8 +304,8 @@ FORETOKEN_DEVICE gathered<HeadDim> fold_span(int s, int first, int end, int slot
   for (int i = 0; i < span_chunks; ++i) {
     const int chunk = s * span_chunks + i;
     if (chunk < first || chunk >= end) continue;
-    span.add(from.m(slot + chunk)[column], from.l(slot + chunk)[column],
-             [&](int, int d) { return from.o(slot + chunk)[d * 8 + column]; });
+    span.add(from.m(chunk)[column], from.l(chunk)[column],
+             [&](int, int d) { return from.o(chunk)[d * 8 + column]; });
   }
   return span;
 }
@@ -342,8 +342,7 @@ FORETOKEN_DEVICE tile_range range_of(const attention_arguments& given, int numbe
 template <int HeadDim>
 FORETOKEN_DEVICE void finish_tile(const attention_job& job,
                                   const query& one,
-                                  const tile_range& range,
-                                  int slot) {
+                                  const tile_range& range) {
   gathered<HeadDim> all;
   const int first = range.first_chunk;
   const int end = range.end_chunk;
@@ -352,7 +351,7 @@ FORETOKEN_DEVICE void finish_tile(const attention_job& job,
     const int from = first > s * span_chunks ? first : s * span_chunks;
     const int to = end < (s + 1) * span_chunks ? end : (s + 1) * span_chunks;
     if (from >= to) continue;
-    const gathered<HeadDim> span = fold_span<HeadDim>(s, from, to, slot);
+    const gathered<HeadDim> span = fold_span<HeadDim>(s, from, to);
     if (range.only()) {
       all.add(span.m, span.l, [&](int i, int) { return span.o[i]; });
       continue;
@@ -390,68 +389,84 @@ FORETOKEN_KERNEL(attention_threads, HeadDim <= 64 ? 2 : 1)
 attend(const attention_job job) {
   const attention_arguments& given = job.given;
   release_successor();
-  const int slot = thread_index() / 32;
-  const int tile_chunks = block_chunks / job.together;
-  const int first_tile = block_z() * job.together;
-  const tile_range mine = range_of(given, first_tile + slot / tile_chunks);
-  const int chunk = slot % tile_chunks;
-  const bool has_chunk = chunk >= mine.first_chunk && chunk < mine.end_chunk;
+  const tile_range range = range_of(given, block_z());
+  const int chunk = thread_index() / 32;
+  const bool has_chunk = chunk >= range.first_chunk && chunk < range.end_chunk;
   chunk_place at;
   if (has_chunk) {
-    locate(job, mine.tile, mine.first_position,
+    locate(job, range.tile, range.first_position,
            block_x() * block_positions + chunk * chunk_positions, at);
   }
   wait_for_predecessor();
-  if (job.together == 1 && mine.idle()) return;
-  if (has_chunk) attend_chunk<HeadDim, Capped>(job, at, slot);
+  if (range.idle()) return;
+  if (has_chunk) attend_chunk<HeadDim, Capped>(job, at, chunk);
   block_sync();
-  FORETOKEN_UNROLL_BY(1)
-  for (int t = 0; t < job.together; ++t) {
-    const tile_range range = range_of(given, first_tile + t);
-    if (range.idle()) continue;
-    const query one = column_query(job, range.tile, range.first_position, thread_index() % 8);
-    finish_tile<HeadDim>(job, one, range, t * tile_chunks);
-  }
-  if (mine.only() || job.together > 1) return;
+  const query one = column_query(job, range.tile, range.first_position, thread_index() % 8);
+  finish_tile<HeadDim>(job, one, range);
+  if (range.only()) return;
   std::uint32_t* counter =
       given.work.arrived + wide(block_z()) * wide(given.kv_heads * job.groups) + wide(block_y());
-  if (last_to_arrive(counter, mine.last_block - mine.first_block + 1)) {
-    const query one = column_query(job, mine.tile, mine.first_position, thread_index() % 8);
-    merge_spans<HeadDim>(job, one, mine.oldest / attention_span, mine.last / attention_span);
+  if (last_to_arrive(counter, range.last_block - range.first_block + 1)) {
+    merge_spans<HeadDim>(job, one, range.oldest / attention_span, range.last / attention_span);
   }
 }
 
-// Two and eight tiles a block only when there are more blocks than run at once anyway.
-int tiles_together(const launch_context& on, const attention_job& job) {
+// No position is beyond the first chunk: a warp does a tile by itself.
+template <int HeadDim, bool Capped>
+FORETOKEN_KERNEL(attention_threads, HeadDim <= 64 ? 2 : 1)
+attend_short(const attention_job job) {
+  release_successor();
+  const int slot = thread_index() / 32;
+  const tile_range range = range_of(job.given, block_z() * block_chunks + slot);
+  chunk_place at;
+  if (!range.idle()) locate(job, range.tile, range.first_position, 0, at);
+  wait_for_predecessor();
+  if (range.idle()) return;
+  attend_chunk<HeadDim, Capped>(job, at, slot);
+  warp_sync();
+  const chunk_results<HeadDim> from;
+  const int column = thread_index() % 8;
+  const query one = column_query(job, range.tile, range.first_position, column);
+  gathered<HeadDim, 32> span, all;
+  span.add(from.m(slot)[column], from.l(slot)[column],
+           [&](int, int d) { return from.o(slot)[d * 8 + column]; });
+  all.add(span.m, span.l, [&](int i, int) { return span.o[i]; });
+  all.finish(job, one);
+}
+
+template <int HeadDim, bool Capped>
+status launch_kind(const launch_context& on, const attention_job& job) {
   const attention_arguments& given = job.given;
-  const int blocks = given.kv_heads * job.groups * given.tile_count;
-  if (given.positions_max < 1 || blocks <= 2 * on.multiprocessors) return 1;
-  if (given.positions_max <= chunk_positions) return block_chunks;
-  return given.positions_max <= attention_span ? block_spans : 1;
+  const int heads = given.kv_heads * job.groups;
+  constexpr int bytes = chunk_results<HeadDim>::bytes();
+  // Worth it only when there are more blocks than run at once.
+  const bool many = heads * given.tile_count > 2 * on.multiprocessors;
+  if constexpr (HeadDim <= 128) {
+    if (given.positions_max > 0 && given.positions_max <= chunk_positions && many) {
+      const int blocks = (given.tile_count + block_chunks - 1) / block_chunks;
+      return launch(on, attend_short<HeadDim, Capped>, {1, heads, blocks}, attention_threads, bytes,
+                    job);
+    }
+  }
+  const launch_grid grid{(given.spans_max + block_spans - 1) / block_spans, heads,
+                         given.tile_count};
+  return launch(on, attend<HeadDim, Capped>, grid, attention_threads, bytes, job);
 }
 
 template <int HeadDim>
 status launch_head_dim(const launch_context& on, const attention_job& job) {
-  const int spans = job.together > 1 ? 1 : job.given.spans_max;
-  const launch_grid grid{(spans + block_spans - 1) / block_spans, job.given.kv_heads * job.groups,
-                         (job.given.tile_count + job.together - 1) / job.together};
-  if (job.given.softcap > 0) {
-    return launch(on, attend<HeadDim, true>, grid, attention_threads,
-                  chunk_results<HeadDim>::bytes(), job);
-  }
-  return launch(on, attend<HeadDim, false>, grid, attention_threads,
-                chunk_results<HeadDim>::bytes(), job);
+  return job.given.softcap > 0 ? launch_kind<HeadDim, true>(on, job)
+                               : launch_kind<HeadDim, false>(on, job);
 }
 
 }  // namespace
 
 status launch_attention(const launch_context& on, const attention_arguments& given) {
   if (given.heads % given.kv_heads != 0) return unsupported("heads", "not whole groups");
-  attention_job job{given, 1, 0, given.heads / given.kv_heads, 0, 1};
+  attention_job job{given, 1, 0, given.heads / given.kv_heads, 0};
   job.groups = (job.heads_per_kv + query_columns - 1) / query_columns;
   job.group_heads = job.heads_per_kv < query_columns ? job.heads_per_kv : query_columns;
   job.group_inverse = (256 + job.group_heads - 1) / job.group_heads;
-  job.together = tiles_together(on, job);
   if (given.tile_count < 1) return {};
   switch (given.head_dim) {
     case 16: return launch_head_dim<16>(on, job);

@@ -12,38 +12,49 @@
 namespace foretoken::gpu {
 namespace {
 
+// Tiles of 16 rows of a head, and which head a tile belongs to without a division.
+struct head_tiles {
+  int each, inverse;
+  explicit head_tiles(int head_dim)
+      : each(head_dim / 16), inverse(((1 << 16) + head_dim / 16 - 1) / (head_dim / 16)) {}
+  FORETOKEN_DEVICE int head(int tile) const { return tile * inverse >> 16; }  // tile < 4096
+  FORETOKEN_DEVICE int within(int tile) const { return tile - head(tile) * each; }
+};
+
 struct place_epilogue {
   head_placement placement;
+  head_tiles tiles;
   using kept = head_placement::kept;
   FORETOKEN_DEVICE void before_wait(const epilogue_item& item, kept& k) const {
-    const int per_head = placement.head_dim / 16;
-    if (item.wanted)
-      placement.load(item.tile / per_head, item.tile % per_head, item.g, item.row, k);
+    if (!item.wanted) return;
+    placement.load(tiles.head(item.tile), tiles.within(item.tile), item.g, item.row, k);
   }
   FORETOKEN_DEVICE void after_wait(const epilogue_item&, kept&) const {}
+  template <int Apart>
   FORETOKEN_DEVICE void pair(const epilogue_item& item, const kept& k, float y0, float y1) const {
-    const int per_head = placement.head_dim / 16;
     if (!item.wanted) return;
-    placement.place(item.tile / per_head, item.tile % per_head, item.g, item.row, k, y0, y1);
+    placement.place(tiles.head(item.tile), tiles.within(item.tile), item.g, item.row, k, y0, y1);
   }
 };
 
 // Rows of q, k and v in the model's order, [rows][stride].
 struct raw_epilogue {
   head_placement placement;
+  head_tiles tiles;
   float* raw = nullptr;
   int stride = 0;
   struct kept {};
   FORETOKEN_DEVICE void before_wait(const epilogue_item&, kept&) const {}
   FORETOKEN_DEVICE void after_wait(const epilogue_item&, kept&) const {}
+  template <int Apart>
   FORETOKEN_DEVICE void pair(const epilogue_item& item, const kept&, float y0, float y1) const {
     if (!item.wanted) return;
-    const int per_head = placement.head_dim / 16;
-    const int head = item.tile / per_head;
-    int a = item.tile % per_head * 16 + item.g;
+    const int head = tiles.head(item.tile);
+    const int within = tiles.within(item.tile);
+    int a = within * 16 + item.g;
     int b = a + 8;
     if (head < placement.heads + placement.kv_heads) {
-      placement.dimensions(item.tile % per_head, item.g, a, b);
+      placement.dimensions(within, item.g, a, b);
     }
     float* to = raw + wide(item.row) * wide(stride) + head * placement.head_dim;
     to[a] = y0;
@@ -101,6 +112,7 @@ status check(const attention_input_arguments& given) {
   if (given.angles != nullptr && (given.pairs % 8 != 0 || given.pairs * 2 > given.head_dim)) {
     return unsupported("rope", "rotates " + std::to_string(2 * given.pairs) + " values of a head");
   }
+  if (given.qkv.rows > 16 * 4096) return unsupported("heads", "too many");
   if (given.qkv.rows != (given.heads + 2 * given.kv_heads) * given.head_dim) {
     return invalid("qkv", "rows are not those of the heads");
   }
@@ -129,9 +141,10 @@ status launch_attention_input(const launch_context& on, const attention_input_ar
                                  given.rope_neighbours,
                                  given.query_scale};
   if (given.q_norm == nullptr && given.k_norm == nullptr) {
-    return launch_linear(on, job, place_epilogue{placement});
+    return launch_linear(on, job, place_epilogue{placement, head_tiles(given.head_dim)});
   }
-  FORETOKEN_TRY(launch_linear(on, job, raw_epilogue{placement, work.raw, given.qkv.rows}));
+  FORETOKEN_TRY(launch_linear(
+      on, job, raw_epilogue{placement, head_tiles(given.head_dim), work.raw, given.qkv.rows}));
   const int heads = given.heads + 2 * given.kv_heads;
   const finish_job finish{
       placement, work.raw, given.q_norm, given.k_norm, given.head_norm_epsilon, given.qkv.rows};

@@ -167,10 +167,14 @@ FORETOKEN_KERNEL(digest_threads, 1) digest_rows(const digest_job job) {
   const int top = job.given.top;
   const std::size_t first_part = wide(row) * wide(job.parts);
   const part_head* const heads = job.heads + first_part;
-  const candidate* const lists = job.candidates + first_part * wide(top);
+  auto* const lists = reinterpret_cast<candidate*>(shared_memory() + digest_shared);
+  for (int i = thread_index(); i < job.parts * top; i += digest_threads) {
+    lists[i] = job.candidates[first_part * wide(top) + wide(i)];
+  }
   logits_digest& out = job.given.digests[row];
   bool finite = true;
   if (thread_index() < 32) merge_sums(job, heads, out, finite);
+  block_sync();
   // A thread looks after part t of every 256; its lists are short, so it walks them all.
   int taken = 0;  // of the thread's own list (parts beyond the first 256 are read in full)
   candidate before{0xFFFFFFFFu, -1};
@@ -225,7 +229,8 @@ status launch_digest(const launch_context& on, const digest_arguments& given) {
       launch(on, digest_parts, {job.parts, given.rows, 1}, digest_threads, digest_shared, job));
   launch_context next = on;
   next.dependent = true;
-  return launch(next, digest_rows, {given.rows, 1, 1}, digest_threads, digest_shared, job);
+  const int lists = job.parts * given.top * static_cast<int>(sizeof(candidate));
+  return launch(next, digest_rows, {given.rows, 1, 1}, digest_threads, digest_shared + lists, job);
 }
 
 }  // namespace foretoken::gpu

@@ -17,6 +17,7 @@ struct hidden_epilogue {
   struct kept {};
   FORETOKEN_DEVICE void before_wait(const epilogue_item&, kept&) const {}
   FORETOKEN_DEVICE void after_wait(const epilogue_item&, kept&) const {}
+  template <int Apart>
   FORETOKEN_DEVICE void pair(const epilogue_item& item, const kept&, float y0, float y1) const {
     if (!item.wanted) return;
     const int tile = item.tile;

@@ -45,8 +45,7 @@ struct head_placement {
   // What place() needs and can be read early.
   struct kept {
     float cosine = 1, sine = 0;
-    std::uint16_t* page = nullptr;
-    int token = 0;
+    std::uint16_t* to = nullptr;  // the token's place among the keys or values of its page
   };
   // Head numbers: queries, then keys, then values.
   FORETOKEN_DEVICE void load(int head, int t, int g, int row, kept& k) const {
@@ -58,8 +57,8 @@ struct head_placement {
     }
     if (head < heads) return;
     const bool is_key = head < heads + kv_heads;
-    k.token = position % 16;
-    k.page = page_of(row, head - heads - (is_key ? 0 : kv_heads)) + (is_key ? 0 : 16 * head_dim);
+    k.to = page_of(row, head - heads - (is_key ? 0 : kv_heads)) +
+           (is_key ? fragment_row(position % 16) : 16 * head_dim + fragment_column(position % 16));
   }
   FORETOKEN_DEVICE void place(
       int head, int t, int g, int row, const kept& k, float y0, float y1) const {
@@ -78,11 +77,11 @@ struct head_placement {
       to[a] = product_input(y0 * query_scale);
       to[b] = product_input(y1 * query_scale);
     } else if (head < heads + kv_heads) {
-      k.page[key_offset(k.token, a)] = stored(y0);
-      k.page[key_offset(k.token, b)] = stored(y1);
+      k.to[key_dimension(a)] = stored(y0);
+      k.to[key_dimension(b)] = stored(y1);
     } else {
-      k.page[value_offset(k.token, a)] = stored(y0);
-      k.page[value_offset(k.token, b)] = stored(y1);
+      k.to[value_dimension(a)] = stored(y0);
+      k.to[value_dimension(b)] = stored(y1);
     }
   }
 };

@@ -35,7 +35,6 @@ enum class product_tile : std::uint8_t {
   streamed_64x64,
   tiled_64x64,
   tiled_128x64,
-  tiled_128x128,
 };
 
 struct launch_context {

@@ -125,8 +125,9 @@ FORETOKEN_DEVICE float finished(const linear_job& job,
 }
 
 // An epilogue has a type `kept` for what it reads early: before_wait what the step's inputs and the
-// weights say, after_wait what kernels before it wrote; pair() then takes both sums. g stands in
-// the lane's lowest three bits; all lanes of a warp come along, also for rows that are not there.
+// weights say, after_wait what kernels before it wrote; pair<Apart>() then takes both sums. The
+// eight g of a tile and row are in lanes Apart apart, 1 or 4; all lanes of a warp come along, also
+// for rows that are not there.
 // Four items at a time, their reads side by side: one after the other costs a memory latency each.
 template <int Threads, int Tiles, int ColumnTiles, int Parts, class Epilogue>
 FORETOKEN_DEVICE void finish_tiles(const linear_job& job,
@@ -153,7 +154,7 @@ FORETOKEN_DEVICE void finish_tiles(const linear_job& job,
     for (int i = 0; i < together; ++i) {
       const float y0 = finished(job, sums, scales, item[i], first_tile, first_row, 0);
       const float y1 = finished(job, sums, scales, item[i], first_tile, first_row, 1);
-      epilogue.pair(item[i], kept[i], y0, y1);
+      epilogue.template pair<1>(item[i], kept[i], y0, y1);
     }
   }
 }

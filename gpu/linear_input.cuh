@@ -32,78 +32,90 @@ FORETOKEN_DEVICE int source_row(const linear_input& in, int row) {
   return in.which != nullptr ? in.which[row] : row;
 }
 
-// Scales of `Rows` rows by one warp: 1 / rms times 2^range, or 1; row w * Rows + r is the r-th of
-// warp w. Loads first and sums later, all rows side by side: one row after the other costs a memory
-// latency, five shuffles and a division each.
-template <int Rows>
+// Scales of a block's `Rows` rows: 1 / rms times 2^range, or 1. Eight threads a row, Threads / 8
+// rows at once; loads first and sums later. Thread q of a row has the lanes q, q + 8, q + 16 and q
+// + 24 of lane_order_sum, whose tree adds those four first.
+template <int Rows, int Threads>
 struct row_scales {
-  static constexpr int early = 4;  // loads a lane: a width of 2,048; what is beyond comes in finish
-  float part[Rows][early];
+  static constexpr int together = Threads / 8;
+  static constexpr int passes = (Rows + together - 1) / together;
+  static constexpr int early =
+      16;  // loads of a row: a width of 2,048; what is beyond comes in finish
+  float part[passes][early];
 
-  FORETOKEN_DEVICE static int row_of(int r) { return thread_index() / 32 * Rows + r; }
+  FORETOKEN_DEVICE static int row_of(int pass) { return thread_index() / 8 + pass * together; }
   FORETOKEN_DEVICE static const float* squares_of(const linear_input& in, int row) {
-    return in.squares + wide(source_row(in, row)) * wide(square_tiles(in.columns));
+    return in.squares + wide(source_row(in, row)) * wide(square_tiles(in.columns)) +
+           thread_index() % 8;
   }
   FORETOKEN_DEVICE void load(const linear_input& in, int first) {
-    const int tiles = square_tiles(in.columns);
+    if (in.squares == nullptr) return;
+    const int mine =
+        square_tiles(in.columns) - thread_index() % 8;  // tiles from the thread's first
     FORETOKEN_UNROLL
-    for (int r = 0; r < Rows; ++r) {
-      const int row = first + row_of(r);
-      const bool there = in.squares != nullptr && row < in.rows;
+    for (int pass = 0; pass < passes; ++pass) {
+      const int row = first + row_of(pass);
+      const bool there = row_of(pass) < Rows && row < in.rows;
+      const float* const from = squares_of(in, there ? row : first);
       FORETOKEN_UNROLL
-      for (int j = 0; j < early; ++j) {
-        const int i = thread_index() % 32 + 32 * j;
-        part[r][j] = there && i < tiles ? squares_of(in, row)[i] : 0.0f;
+      for (int i = 0; i < early; ++i) {
+        part[pass][i] = there && 8 * i < mine ? from[8 * i] : 0.0f;
       }
     }
   }
   // A sum of squares is never negative, so adding a zero changes no bit.
   FORETOKEN_DEVICE void finish(const linear_input& in, float* scales, int first) {
-    const int lane = thread_index() % 32;
+    FORETOKEN_UNROLL
+    for (int pass = 0; pass < passes; ++pass) {
+      const int row = first + row_of(pass);
+      float scale = 1;
+      if (in.squares != nullptr) {
+        scale =
+            inverse_root(sum_of(in, pass, row < in.rows ? row : first), in.columns, in.epsilon) *
+            power_of_two(in.range);
+      }
+      if (thread_index() % 8 == 0 && row_of(pass) < Rows) scales[row_of(pass)] = scale;
+    }
+  }
+
+ private:
+  FORETOKEN_DEVICE float sum_of(const linear_input& in, int pass, int row) const {
+    float lane[4] = {0, 0, 0, 0};
+    FORETOKEN_UNROLL
+    for (int i = 0; i < early; ++i) lane[i % 4] += part[pass][i];
     const int tiles = square_tiles(in.columns);
-    float sum[Rows];
-    FORETOKEN_UNROLL
-    for (int r = 0; r < Rows; ++r) {
-      sum[r] = part[r][0];
+    FORETOKEN_UNROLL_BY(1)
+    for (int t = 8 * early; t < tiles; t += 32) {
       FORETOKEN_UNROLL
-      for (int j = 1; j < early; ++j) sum[r] += part[r][j];
-      const int row = first + row_of(r);
-      if (in.squares == nullptr || row >= in.rows) continue;
-      FORETOKEN_UNROLL_BY(1)
-      for (int i = lane + 32 * early; i < tiles; i += 32) sum[r] += squares_of(in, row)[i];
+      for (int k = 0; k < 4; ++k) {
+        const int tile = t + 8 * k;
+        if (tile + thread_index() % 8 < tiles) lane[k] += squares_of(in, row)[tile];
+      }
     }
-    FORETOKEN_UNROLL
-    for (int mask = 16; mask > 0; mask >>= 1) {
-      FORETOKEN_UNROLL
-      for (int r = 0; r < Rows; ++r) sum[r] += shuffle_xor(sum[r], mask);
-    }
-    float mine = sum[0];
-    FORETOKEN_UNROLL
-    for (int r = 1; r < Rows; ++r) mine = lane == r ? sum[r] : mine;
-    if (in.squares != nullptr) {
-      mine = inverse_root(mine, in.columns, in.epsilon) * power_of_two(in.range);
-    } else {
-      mine = 1;
-    }
-    if (lane < Rows) scales[row_of(lane)] = mine;
+    float sum = (lane[0] + lane[2]) + (lane[1] + lane[3]);
+    sum += shuffle_xor(sum, 4);
+    sum += shuffle_xor(sum, 2);
+    sum += shuffle_xor(sum, 1);
+    return sum;
   }
 };
 
-// Starts to copy rows [first, first + at.rows) into shared memory. Rows that are not there stay as
-// they are: columns of a product do not mix.
+// Starts to copy rows [first, first + at.rows) into shared memory, eight threads a row. Rows that
+// are not there stay as they are: columns of a product do not mix.
 FORETOKEN_DEVICE void stage_rows(const linear_input& in,
                                  const input_layout& at,
                                  int first,
                                  int threads) {
-  auto* const halves = reinterpret_cast<std::uint16_t*>(shared_memory());
   const int rows = in.rows - first < at.rows ? in.rows - first : at.rows;
+  const int column = thread_index() % 8 * 8;
   FORETOKEN_UNROLL_BY(1)
-  for (int r = 0; r < rows; ++r) {
-    const std::uint16_t* from = in.halves + wide(source_row(in, first + r)) * wide(at.padded);
-    FORETOKEN_UNROLL_BY(1)
-    for (int i = thread_index() * 8; i < at.padded; i += threads * 8) {
-      copy_async_16(halves + r * at.stride() + i, from + i);
-    }
+  for (int r = thread_index() / 8; r < rows; r += threads / 8) {
+    const std::uint16_t* const from =
+        in.halves + wide(source_row(in, first + r)) * wide(at.padded) + wide(column);
+    std::uint16_t* const to =
+        reinterpret_cast<std::uint16_t*>(shared_memory()) + r * at.stride() + column;
+    FORETOKEN_UNROLL_BY(4)
+    for (int i = 0; i < at.padded; i += 64) copy_async_16(to + i, from + i);
   }
   copy_async_commit();
 }

@@ -53,9 +53,8 @@ status launch_tiled(const launch_context& on, const linear_job& job, const Epilo
 }
 
 // n x rows of a block
-using tiled_64x64 = tiled_shape<2, 2, 2, 4, 3, 3>;
-using tiled_128x64 = tiled_shape<4, 2, 2, 4, 3, 2>;
-using tiled_128x128 = tiled_shape<4, 2, 2, 8, 4, 1>;
+using tiled_64x64 = tiled_shape<2, 2, 2, 4, 4, 3>;
+using tiled_128x64 = tiled_shape<4, 2, 2, 4, 4, 2>;
 
 // The kernel by name. Shared memory must suffice.
 template <weight_form Form, class Epilogue>
@@ -71,7 +70,6 @@ status launch_named(const launch_context& on,
     case product_tile::streamed_16x32: return launch_streamed<Form, 1, 4, 1, 4>(on, job, epilogue);
     case product_tile::tiled_64x64: return launch_tiled<Form, tiled_64x64>(on, job, epilogue);
     case product_tile::tiled_128x64: return launch_tiled<Form, tiled_128x64>(on, job, epilogue);
-    case product_tile::tiled_128x128: return launch_tiled<Form, tiled_128x128>(on, job, epilogue);
     default: break;
   }
   return launch_streamed<Form, 1, 4, 1, 3>(on, job, epilogue);  // 8.6 and 8.9 have 99 KB
@@ -85,24 +83,29 @@ inline int shared_bytes_of(product_tile tile) {
     case product_tile::streamed_16x32: return streamed_bytes<1, 4, 1, 4>();
     case product_tile::tiled_64x64: return tiled_64x64::bytes;
     case product_tile::tiled_128x64: return tiled_128x64::bytes;
-    case product_tile::tiled_128x128: return tiled_128x128::bytes;
     default: break;
   }
   return streamed_bytes<1, 4, 1, 3>();
 }
 
+// The smallest block of which one wave is enough: a second wave costs as much as the first. Where
+// none is, blocks that share a multiprocessor and overlap. Blocks of 512 or fewer threads with
+// rings as deep as these fit once or twice: in_wave.
 inline product_tile tile_for(const launch_context& on, int tiles, int rows) {
-  const auto fits = [&](product_tile tile) { return shared_bytes_of(tile) <= on.shared_bytes_max; };
-  const auto fills = [&](int block_tiles, int block_rows) {
-    return blocks_of(tiles, block_tiles) * blocks_of(rows, block_rows) >= on.multiprocessors;
+  struct candidate {
+    product_tile tile;
+    int tiles, rows, in_wave;
   };
   using enum product_tile;
-  if (rows > 32 && fills(8, 64) && fits(tiled_128x64)) return tiled_128x64;
-  if (rows > 32 && fills(4, 64) && fits(tiled_64x64)) return tiled_64x64;
-  if (rows > 32 && fills(2, 64) && fits(streamed_32x64)) return streamed_32x64;
-  // Narrow matrices leave a multiprocessor one block: it keeps more under way.
-  if (!fills(1, 32) && fits(streamed_16x32_deep)) return streamed_16x32_deep;
-  return fits(streamed_16x32) ? streamed_16x32 : streamed_16x32_shallow;
+  constexpr candidate candidates[] = {
+      {streamed_16x32_deep, 1, 32, 1}, {streamed_16x32, 1, 32, 2}, {streamed_32x64, 2, 64, 1},
+      {streamed_64x64, 4, 64, 1},      {tiled_64x64, 4, 64, 3},    {tiled_128x64, 8, 64, 1 << 20}};
+  for (const candidate& each : candidates) {
+    const int blocks = blocks_of(tiles, each.tiles) * blocks_of(rows, each.rows);
+    const bool fits = shared_bytes_of(each.tile) <= on.shared_bytes_max;
+    if (fits && blocks / each.in_wave <= on.multiprocessors) return each.tile;
+  }
+  return streamed_16x32_shallow;
 }
 
 template <weight_form Form, class Epilogue>
@@ -136,10 +139,6 @@ status launch_form(const launch_context& on, const linear_job& job, const Epilog
     return launch_few<Form, 2>(on, job, epilogue);
   }
   if (rows <= 32 && resident_bytes<4, 2>(job) <= on.shared_bytes_max) {
-    return launch_few<Form, 4>(on, job, epilogue);
-  }
-  if (rows <= 64 && resident_bytes<4, 2>(job) <= resident_bytes_max &&
-      resident_bytes<4, 2>(job) <= on.shared_bytes_max) {
     return launch_few<Form, 4>(on, job, epilogue);
   }
   return launch_many<Form>(on, job, epilogue);

@@ -101,7 +101,7 @@ linear_resident(const linear_job job, const Epilogue epilogue) {
   keep_early(first_base);
   wait_for_predecessor();
   stage_rows(job.input, at, first_row, threads);
-  row_scales<8 * ColumnTiles / (Slots * 4)> row_scale;
+  row_scales<8 * ColumnTiles, threads> row_scale;
   row_scale.load(job.input, first_row);
   keep_late(first_base);
   copy_async_wait<0>();
@@ -132,7 +132,7 @@ linear_resident(const linear_job job, const Epilogue epilogue) {
       const epilogue_item item = item_at(i, base);
       const float y0 = finished(job, sums, scales, item, base, first_row, 0);
       const float y1 = finished(job, sums, scales, item, base, first_row, 1);
-      epilogue.pair(item, kept[i], y0, y1);
+      epilogue.template pair<1>(item, kept[i], y0, y1);
     }
     if (base + stride < tiles) block_sync();
   }

@@ -28,26 +28,44 @@ constexpr int streamed_scale_at() {
   return ring > sums ? ring : sums;
 }
 
-// Stage `round` of the ring: columns [64 round, ..) of every segment. Rows that are not there stay
-// as they are: columns of a product do not mix.
+// What one thread copies of the rows: eight threads a row, the same rows in all segments and
+// rounds. Rows that are not there stay as they are: columns of a product do not mix.
 template <int Threads, int ColumnTiles>
-FORETOKEN_DEVICE void stage_round(
-    const linear_input& in, int padded, int steps, int first_row, int round, std::uint16_t* stage) {
-  constexpr int rows = 8 * ColumnTiles;
-  constexpr int pieces = 4 * rows * round_steps * 2;       // of 8 halves
-  const int columns = (steps - round * round_steps) * 16;  // left in a segment
-  FORETOKEN_UNROLL
-  for (int i = 0; i < pieces / Threads; ++i) {
-    const int piece = thread_index() + i * Threads;
-    const int column = piece % (round_steps * 2) * 8;
-    const int r = piece / (round_steps * 2) % rows;
-    const int segment = piece / (round_steps * 2) / rows;
-    if (column >= columns || first_row + r >= in.rows) continue;
-    copy_async_16(stage + (segment * rows + r) * stage_stride + column,
-                  in.halves + wide(source_row(in, first_row + r)) * wide(padded) +
-                      wide((segment * steps + round * round_steps) * 16 + column));
+struct streamed_rows {
+  static constexpr int rows = 8 * ColumnTiles;
+  static constexpr int together = Threads / 8;
+  static constexpr int each = rows / together;
+  const std::uint16_t* from[each];  // null: no such row
+  std::uint16_t* to;
+  int steps, column;
+
+  FORETOKEN_DEVICE streamed_rows(const linear_input& in, int padded, int first_row)
+      : steps(padded / 64), column(thread_index() % 8 * 8) {
+    FORETOKEN_UNROLL
+    for (int i = 0; i < each; ++i) {
+      const int row = first_row + thread_index() / 8 + i * together;
+      from[i] = row < in.rows ? in.halves + wide(source_row(in, row)) * wide(padded) + wide(column)
+                              : nullptr;
+    }
+    to = reinterpret_cast<std::uint16_t*>(shared_memory()) + thread_index() / 8 * stage_stride +
+         column;
   }
-}
+  // Columns [64 round, ..) of every segment into `stage` of the ring.
+  FORETOKEN_DEVICE void copy(int round, int stage) const {
+    if (column >= (steps - round * round_steps) * 16) return;
+    FORETOKEN_UNROLL
+    for (int i = 0; i < each; ++i) {
+      if (from[i] == nullptr) continue;
+      std::uint16_t* const there =
+          to + stage * stage_halves<ColumnTiles>() + i * together * stage_stride;
+      FORETOKEN_UNROLL
+      for (int segment = 0; segment < 4; ++segment) {
+        copy_async_16(there + segment * rows * stage_stride,
+                      from[i] + (segment * steps + round * round_steps) * 16);
+      }
+    }
+  }
+};
 
 template <weight_form Form, int RowTiles, int ColumnTiles, int Slots, int Stages, class Epilogue>
 FORETOKEN_KERNEL(Slots * 128, 1)
@@ -71,17 +89,22 @@ linear_streamed(const linear_job job, const Epilogue epilogue) {
   auto* const scales = reinterpret_cast<float*>(
       shared_memory() + streamed_scale_at<ColumnTiles, block_tiles, Stages>());
 
+  fragment_source<Form> sources[RowTiles];
+  FORETOKEN_UNROLL
+  for (int w = 0; w < RowTiles; ++w) {
+    const int tile = base + slot * RowTiles + w;
+    sources[w] = {job.w, tile < tiles ? tile : 0, steps * 4, lane};
+  }
+  const streamed_rows<threads, ColumnTiles> rows(job.input, padded, first_row);
   const auto copy_weights = [&](int round) {
     FORETOKEN_UNROLL
     for (int w = 0; w < RowTiles; ++w) {
-      const int tile = base + slot * RowTiles + w;
-      const fragment_source<Form> from(job.w, tile < tiles ? tile : 0, steps * 4, lane);
       FORETOKEN_UNROLL
       for (int k = 0; k < round_steps; ++k) {
         const int step = round * round_steps + k;
         if (step >= steps) break;
-        from.copy(slots + ((round % Stages * RowTiles + w) * round_steps + k) * slot_bytes,
-                  segment * steps + step);
+        sources[w].copy(slots + ((round % Stages * RowTiles + w) * round_steps + k) * slot_bytes,
+                        segment * steps + step);
       }
     }
   };
@@ -91,13 +114,10 @@ linear_streamed(const linear_job job, const Epilogue epilogue) {
   wait_for_predecessor();
   FORETOKEN_UNROLL_BY(1)
   for (int i = 0; i < Stages - 1; ++i) {
-    if (i < rounds) {
-      stage_round<threads, ColumnTiles>(job.input, padded, steps, first_row, i,
-                                        halves + i * stage_halves<ColumnTiles>());
-    }
+    if (i < rounds) rows.copy(i, i);
     copy_async_commit();
   }
-  row_scales<8 * ColumnTiles / (Slots * 4)> row_scale;
+  row_scales<8 * ColumnTiles, threads> row_scale;
   row_scale.load(job.input, first_row);
   row_scale.finish(job.input, scales, first_row);
   float sum[RowTiles][ColumnTiles][4] = {};
@@ -108,8 +128,7 @@ linear_streamed(const linear_job job, const Epilogue epilogue) {
     if (round + Stages - 1 < rounds) {
       const int next = round + Stages - 1;
       copy_weights(next);
-      stage_round<threads, ColumnTiles>(job.input, padded, steps, first_row, next,
-                                        halves + next % Stages * stage_halves<ColumnTiles>());
+      rows.copy(next, next % Stages);
     }
     copy_async_commit();
     const std::uint16_t* const stage = halves + round % Stages * stage_halves<ColumnTiles>() +

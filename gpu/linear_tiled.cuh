@@ -25,26 +25,28 @@ struct tiled_shape {
   static constexpr int stage_halves = rows * tiled_stride;
   static constexpr int weights_at = Stages * stage_halves * 2;
   static constexpr int stage_weights = tiles * round_steps * slot_bytes;
-  static constexpr int ring_end = weights_at + Stages * stage_weights;
-  using sums = partial_sums<column_tiles, 1>;  // where the ring was
-  static constexpr int scale_at = ring_end > sums::bytes(16 * tiles) ? ring_end
-                                                                     : sums::bytes(16 * tiles);
+  static constexpr int scale_at = weights_at + Stages * stage_weights;
   static constexpr int bytes = scale_at + rows * 4;
+  static_assert(warps % round_steps == 0);
   static_assert(tiles * round_steps % warps == 0 && rows * round_steps * 2 % threads == 0);
 };
 
 // What one thread copies of every round.
 template <weight_form Form, class Shape>
 struct tiled_copies {
-  const packed_matrix& w;
+  fragment_source<Form> source[Shape::fragments];
   const std::uint16_t* from[Shape::row_pieces];  // null: no such row
   unsigned char* slots;                          // the thread's part of the first fragment
   std::uint16_t* to;                             // and of the first row
-  int first_tile, tiles, rounds;
 
-  FORETOKEN_DEVICE tiled_copies(const linear_job& job, int first_tile, int first_row, int rounds)
-      : w(job.w), first_tile(first_tile), tiles(job.w.rows / 16), rounds(rounds) {
+  FORETOKEN_DEVICE tiled_copies(const linear_job& job, int first_tile, int first_row, int rounds) {
     constexpr int row_copies = round_steps * 2;
+    FORETOKEN_UNROLL
+    for (int i = 0; i < Shape::fragments; ++i) {
+      const int tile = first_tile + (thread_index() / 32 + i * Shape::warps) / round_steps;
+      source[i] = {job.w, tile * 16 < job.w.rows ? tile : 0, rounds * round_steps,
+                   thread_index() % 32};
+    }
     const int column = thread_index() % row_copies * 8;
     FORETOKEN_UNROLL
     for (int i = 0; i < Shape::row_pieces; ++i) {
@@ -61,14 +63,10 @@ struct tiled_copies {
   }
   FORETOKEN_DEVICE void weights(int round) const {
     unsigned char* const stage = slots + round % Shape::stages * Shape::stage_weights;
+    const int step = round * round_steps + thread_index() / 32 % round_steps;
     FORETOKEN_UNROLL
     for (int i = 0; i < Shape::fragments; ++i) {
-      const int fragment = thread_index() / 32 + i * Shape::warps;
-      const int tile = first_tile + fragment / round_steps;
-      const fragment_source<Form> source(w, tile < tiles ? tile : 0, rounds * round_steps,
-                                         thread_index() % 32);
-      source.copy(stage + i * Shape::warps * slot_bytes,
-                  round * round_steps + fragment % round_steps);
+      source[i].copy(stage + i * Shape::warps * slot_bytes, step);
     }
   }
   FORETOKEN_DEVICE void rows(int round) const {
@@ -115,6 +113,88 @@ struct walked_sums {
   }
 };
 
+// What one warp multiplies in a k-step.
+template <weight_form Form, int RowTiles, int ColumnTiles>
+struct step_fragments {
+  std::uint32_t a[RowTiles][4];
+  column_fragments<ColumnTiles> b;
+  // Of step k of a round; the lane's part of the warp's weights, the warp's rows.
+  FORETOKEN_DEVICE void load(const unsigned char* w, const std::uint16_t* x, int k, int lane) {
+    b.load(x + k * 16, tiled_stride, lane);
+    FORETOKEN_UNROLL
+    for (int t = 0; t < RowTiles; ++t) {
+      fragment_source<Form>::decode(w + (t * round_steps + k) * slot_bytes, a[t]);
+    }
+  }
+  FORETOKEN_DEVICE void multiply(float (&sum)[RowTiles][ColumnTiles][4]) const {
+    FORETOKEN_UNROLL
+    for (int t = 0; t < RowTiles; ++t) {
+      FORETOKEN_UNROLL
+      for (int c = 0; c < ColumnTiles; ++c) mma(sum[t][c], a[t], b.b[c]);
+    }
+  }
+};
+
+// Out of registers: a lane has features g = lane / 4 and g + 8 of rows 2 (lane % 4) and the next of
+// every column tile. Four items at a time, their reads side by side.
+template <int RowTiles, int ColumnTiles, class Epilogue>
+FORETOKEN_DEVICE void finish_sums(const linear_job& job,
+                                  const Epilogue& epilogue,
+                                  const float (&sum)[RowTiles][ColumnTiles][4],
+                                  const float* scales,
+                                  int first_tile,
+                                  int first_row) {
+  const int lane = thread_index() % 32;
+  const float* const scale = scales + lane % 4 * 2;
+  FORETOKEN_UNROLL_BY(1)  // half the code: it is fetched anew for every block
+  for (int t = 0; t < RowTiles; ++t) {
+    float mine[ColumnTiles][4];
+    FORETOKEN_UNROLL
+    for (int c = 0; c < ColumnTiles; ++c) {
+      FORETOKEN_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        mine[c][i] = sum[0][c][i];
+        FORETOKEN_UNROLL
+        for (int u = 1; u < RowTiles; ++u) mine[c][i] = t == u ? sum[u][c][i] : mine[c][i];
+      }
+    }
+    const int tile = first_tile + t;
+    const bool there = tile * 16 < job.w.rows;
+    const int n = tile * 16 + lane / 4;
+    float factor[2] = {1, 1}, bias[2] = {0, 0};
+    const bool scaled = job.w.row_scale != nullptr;
+    const bool biased = job.w.bias != nullptr;
+    FORETOKEN_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      if (there && scaled) factor[h] = job.w.row_scale[n + 8 * h];
+      if (there && biased) bias[h] = job.w.bias[n + 8 * h];
+    }
+    FORETOKEN_UNROLL
+    for (int c = 0; c < ColumnTiles; c += 2) {
+      epilogue_item item[4];
+      typename Epilogue::kept kept[4] = {};
+      FORETOKEN_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const int row = first_row + 8 * (c + i / 2) + lane % 4 * 2 + i % 2;
+        item[i] = {tile, lane / 4, row, there && row < job.input.rows};
+        epilogue.before_wait(item[i], kept[i]);
+        epilogue.after_wait(item[i], kept[i]);
+      }
+      FORETOKEN_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        float y[2];
+        FORETOKEN_UNROLL
+        for (int h = 0; h < 2; ++h) {
+          y[h] = mine[c + i / 2][i % 2 + 2 * h] * scale[8 * (c + i / 2) + i % 2];
+          if (scaled) y[h] *= factor[h];
+          if (biased) y[h] += bias[h];
+        }
+        epilogue.template pair<4>(item[i], kept[i], y[0], y[1]);
+      }
+    }
+  }
+}
+
 template <weight_form Form, class Shape, class Epilogue>
 FORETOKEN_KERNEL(Shape::threads, Shape::blocks)
 linear_tiled(const linear_job job, const Epilogue epilogue) {
@@ -138,7 +218,7 @@ linear_tiled(const linear_job job, const Epilogue epilogue) {
     if (i < rounds) copies.rows(i);
     copy_async_commit();
   }
-  row_scales<Shape::rows / Shape::warps> row_scale;
+  row_scales<Shape::rows, Shape::threads> row_scale;
   row_scale.load(job.input, first_row);
   row_scale.finish(job.input, scales, first_row);
   walked_sums<row_tiles, columns> sum(rounds);  // a fourth of 4 rounds k-steps
@@ -157,27 +237,18 @@ linear_tiled(const linear_job job, const Epilogue epilogue) {
     const unsigned char* const w = shared_memory() + Shape::weights_at +
                                    stage * Shape::stage_weights +
                                    warp_n * row_tiles * round_steps * slot_bytes + lane * 16;
+    step_fragments<Form, row_tiles, columns> fragments[2];  // the next before this one's products
+    fragments[0].load(w, x, 0, lane);
     FORETOKEN_UNROLL
     for (int k = 0; k < round_steps; ++k) {
-      column_fragments<columns> b;
-      b.load(x + k * 16, tiled_stride, lane);
-      FORETOKEN_UNROLL
-      for (int t = 0; t < row_tiles; ++t) {
-        std::uint32_t a[4];
-        fragment_source<Form>::decode(w + (t * round_steps + k) * slot_bytes, a);
-        FORETOKEN_UNROLL
-        for (int c = 0; c < columns; ++c) mma(sum.segment[t][c], a, b.b[c]);
-      }
+      if (k + 1 < round_steps) fragments[(k + 1) % 2].load(w, x, k + 1, lane);
+      fragments[k % 2].multiply(sum.segment);
       sum.next_step();
     }
   }
   copy_async_wait<0>();
-  block_sync();  // the sums lie where the stages were
-  const typename Shape::sums sums{reinterpret_cast<float*>(shared_memory()), 16 * Shape::tiles};
-  store_tile<row_tiles, columns, Shape::sums::stride>(
-      sums.row(0, warp_n * row_tiles * 16) + warp_m * 8 * columns, sum.total, lane);
-  block_sync();
-  finish_tiles<Shape::threads, Shape::tiles>(job, epilogue, sums, scales, base, first_row);
+  finish_sums<row_tiles, columns>(job, epilogue, sum.total, scales + warp_m * 8 * columns,
+                                  base + warp_n * row_tiles, first_row + warp_m * 8 * columns);
 }
 
 }  // namespace foretoken::gpu

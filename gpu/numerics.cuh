@@ -82,13 +82,14 @@ FORETOKEN_DEVICE float row_squared_deviation(const float* row, int n, float mean
   }
   return warp_sum(sum);
 }
-// Squares of 16 neighbouring features, those of i and i + 8 in lanes whose lowest three bits are i:
-// (s[i] + s[i+8]), then over lanes 1, 2 and 4 apart. The sum in all eight lanes.
+// Squares of 16 neighbouring features, those of i and i + 8 in one lane, i + 1 Apart lanes further:
+// (s[i] + s[i+8]), then over i 1, 2 and 4 apart. The sum in all eight lanes.
+template <int Apart = 1>
 FORETOKEN_DEVICE float tile_squares(float low, float high) {
   float sum = low * low + high * high;
-  sum += shuffle_xor(sum, 1);
-  sum += shuffle_xor(sum, 2);
-  sum += shuffle_xor(sum, 4);
+  sum += shuffle_xor(sum, Apart);
+  sum += shuffle_xor(sum, 2 * Apart);
+  sum += shuffle_xor(sum, 4 * Apart);
   return sum;
 }
 // Lane l adds elements l, l + 32, ... ascending; then the warp's tree.
@@ -113,16 +114,28 @@ FORETOKEN_DEVICE rotated_pair rotate(float a, float b, float cosine, float sine)
 
 // Where a value stands in its page, in halves from the start of the head's keys (or values): the A
 // fragments of the two products. keys: A[token][d], values: A[d][token].
-FORETOKEN_DEVICE int fragment_offset(int row, int column) {  // inside one 16 x 16 fragment
-  const int lane = row % 8 * 4 + column % 8 / 2;
-  const int reg = row / 8 + 2 * (column / 8);
-  return lane * 8 + reg * 2 + column % 2;
+// Inside one 16 x 16 fragment: 8 halves a lane, lane = row % 8 * 4 + column % 8 / 2, register =
+// row / 8 + 2 (column / 8). The row's part and the column's part add up.
+FORETOKEN_DEVICE int fragment_row(int row) {
+  return row % 8 * 32 + row / 8 * 2;
+}
+FORETOKEN_DEVICE int fragment_column(int column) {
+  return column % 8 / 2 * 8 + column / 8 * 4 + column % 2;
+}
+FORETOKEN_DEVICE int fragment_offset(int row, int column) {
+  return fragment_row(row) + fragment_column(column);
+}
+FORETOKEN_DEVICE int key_dimension(int d) {
+  return d / 16 * 256 + fragment_column(d % 16);
+}
+FORETOKEN_DEVICE int value_dimension(int d) {
+  return d / 16 * 256 + fragment_row(d % 16);
 }
 FORETOKEN_DEVICE int key_offset(int token, int d) {
-  return d / 16 * 256 + fragment_offset(token, d % 16);
+  return key_dimension(d) + fragment_row(token);
 }
 FORETOKEN_DEVICE int value_offset(int token, int d) {
-  return d / 16 * 256 + fragment_offset(d % 16, token);
+  return value_dimension(d) + fragment_column(token);
 }
 
 }  // namespace foretoken::gpu

@@ -25,9 +25,10 @@ struct residual_epilogue {
     k.x[0] = item.wanted && a < to.width ? from[a] : 0.0f;
     k.x[1] = item.wanted && a + 8 < to.width ? from[a + 8] : 0.0f;
   }
+  template <int Apart>
   FORETOKEN_DEVICE void pair(const epilogue_item& item, const kept& k, float y0, float y1) const {
-    to.put(item.tile, item.g, item.wanted ? item.row : 0, k.x[0] + y0, k.x[1] + y1, k.gain,
-           item.wanted);
+    to.put<Apart>(item.tile, item.g, item.wanted ? item.row : 0, k.x[0] + y0, k.x[1] + y1, k.gain,
+                  item.wanted);
   }
 };
 
@@ -37,6 +38,7 @@ struct raw_epilogue {
   struct kept {};
   FORETOKEN_DEVICE void before_wait(const epilogue_item&, kept&) const {}
   FORETOKEN_DEVICE void after_wait(const epilogue_item&, kept&) const {}
+  template <int Apart>
   FORETOKEN_DEVICE void pair(const epilogue_item& item, const kept&, float y0, float y1) const {
     const int a = item.tile * 16 + item.g;
     float* to = y + wide(item.wanted ? item.row : 0) * wide(width);
@@ -75,7 +77,7 @@ FORETOKEN_KERNEL(post_warps * 32, 1) add_post_norm(const post_norm_job job) {
       }
       float gain[2];
       job.to.load_gain(tile, lane % 8, true, gain);
-      job.to.put(tile, lane % 8, row, v[0], v[1], gain, true);
+      job.to.put<1>(tile, lane % 8, row, v[0], v[1], gain, true);
     }
   }
 }

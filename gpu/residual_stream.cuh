@@ -22,7 +22,8 @@ struct residual_stream {
     out[0] = gain != nullptr && wanted && a < width ? gain[a] : 0.0f;
     out[1] = gain != nullptr && wanted && a + 8 < width ? gain[a + 8] : 0.0f;
   }
-  // Features 16 tile + g and 8 more; eight lanes, g in their lowest bits, do a tile. Whole warps.
+  // Features 16 tile + g and 8 more; eight lanes do a tile, Apart lanes from g to g. Whole warps.
+  template <int Apart>
   FORETOKEN_DEVICE void put(
       int tile, int g, int row, float x0, float x1, const float (&gains)[2], bool wanted) const {
     const int a = tile * 16 + g;
@@ -36,7 +37,7 @@ struct residual_stream {
     const float scale = power_of_two(-range);
     if (has_low) half[a] = product_input(x0 * gains[0] * scale);
     if (has_high) half[a + 8] = product_input(x1 * gains[1] * scale);
-    const float sum = tile_squares(has_low ? x0 : 0.0f, has_high ? x1 : 0.0f);
+    const float sum = tile_squares<Apart>(has_low ? x0 : 0.0f, has_high ? x1 : 0.0f);
     if (wanted && g == 0 && a < width) {
       squares[wide(row) * wide(square_tiles(width)) + wide(tile)] = sum;
     }

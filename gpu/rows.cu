@@ -66,7 +66,7 @@ FORETOKEN_KERNEL(embed_threads, 1) embed_rows(const embed_job job) {
     }
     float gain[2];
     job.to.load_gain(tile, g, true, gain);
-    job.to.put(tile, g, row, v[0], v[1], gain, true);
+    job.to.put<1>(tile, g, row, v[0], v[1], gain, true);
   }
 }
 

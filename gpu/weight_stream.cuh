@@ -16,7 +16,8 @@ struct fragment_source;
 // One tile's stream, the lane's part of it.
 template <>
 struct fragment_source<weight_form::f16> {
-  const unsigned char* at;
+  const unsigned char* at = nullptr;
+  fragment_source() = default;
   FORETOKEN_DEVICE fragment_source(const packed_matrix& w, int tile, int steps, int lane)
       : at(static_cast<const unsigned char*>(w.codes) + wide(tile) * wide(steps) * 512 +
            wide(lane) * 16) {}
@@ -49,8 +50,9 @@ struct group_scales {
 
 // A slot of 8 bits: codes x, y; of 4: codes x. Scales of the lane's rows in z and w.
 struct quantised_source {
-  const unsigned char* at;
-  const std::uint32_t* scales;
+  const unsigned char* at = nullptr;
+  const std::uint32_t* scales = nullptr;
+  quantised_source() = default;
   FORETOKEN_DEVICE quantised_source(
       const packed_matrix& w, int tile, int steps, int lane, int bytes)
       : at(static_cast<const unsigned char*>(w.codes) +
@@ -65,6 +67,7 @@ struct quantised_source {
 
 template <>
 struct fragment_source<weight_form::w8> : quantised_source {
+  fragment_source() = default;
   FORETOKEN_DEVICE fragment_source(const packed_matrix& w, int tile, int steps, int lane)
       : quantised_source(w, tile, steps, lane, 8) {}
   FORETOKEN_DEVICE void copy(unsigned char* slot, int step) const {
@@ -83,6 +86,7 @@ struct fragment_source<weight_form::w8> : quantised_source {
 
 template <>
 struct fragment_source<weight_form::w4> : quantised_source {
+  fragment_source() = default;
   FORETOKEN_DEVICE fragment_source(const packed_matrix& w, int tile, int steps, int lane)
       : quantised_source(w, tile, steps, lane, 4) {}
   FORETOKEN_DEVICE void copy(unsigned char* slot, int step) const {

@@ -218,7 +218,7 @@ TEST_CASE("attention: the float64 softmax, with the same bits in any tile, as pr
   }
 }
 
-// More tiles than a device runs blocks at once, so that blocks take several.
+// More tiles than a device runs blocks at once.
 TEST_CASE("attention: a tile has its bits in a block of its own and beside others") {
   struct short_batch {
     int positions_max;

@@ -147,9 +147,8 @@ TEST_CASE("linear: every kernel gives the same bits") {
       test::begin_pass(pass);
       const auto expected = product_of(one, w, x, h, gpu::product_tile::chosen);
       using enum gpu::product_tile;
-      for (const auto tile :
-           {streamed_16x32_shallow, streamed_16x32, streamed_16x32_deep, streamed_32x64,
-            streamed_64x64, tiled_64x64, tiled_128x64, tiled_128x128}) {
+      for (const auto tile : {streamed_16x32_shallow, streamed_16x32, streamed_16x32_deep,
+                              streamed_32x64, streamed_64x64, tiled_64x64, tiled_128x64}) {
         CAPTURE(static_cast<int>(tile));
         CHECK(product_of(one, w, x, h, tile) == expected);
       }
