@@ -313,7 +313,7 @@ void run_tiles(const bench_model& made, gpu::launch_context on, bool smoke, int 
   const bench_shape& shape = made.shape();
   std::printf("%4s %-20s  us a layer: attention input, attention output, ffn input, ffn output\n",
               "rows", "kernel");
-  for (const int rows : {48, 64, 96, 128, 192, 256, 384, 512, 768, 1024}) {
+  for (const int rows : {16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024}) {
     if (smoke && rows > 64) continue;
     if (only_rows > 0 && rows != only_rows) continue;
     bench_step one(made, rows / 16, 16, 32, on);

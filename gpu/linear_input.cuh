@@ -100,22 +100,23 @@ struct row_scales {
   }
 };
 
-// Starts to copy rows [first, first + at.rows) into shared memory, eight threads a row. Rows that
-// are not there stay as they are: columns of a product do not mix.
+// Starts to copy rows [first, first + at.rows) into shared memory, by all threads when there are
+// few rows, at least eight a row. Rows that are not there stay as they are: columns of a product do
+// not mix.
 FORETOKEN_DEVICE void stage_rows(const linear_input& in,
                                  const input_layout& at,
                                  int first,
                                  int threads) {
   const int rows = in.rows - first < at.rows ? in.rows - first : at.rows;
-  const int column = thread_index() % 8 * 8;
+  int shift = 3;  // of the threads a row
+  while (rows << (shift + 1) <= threads) ++shift;
+  const int column = (thread_index() & ((1 << shift) - 1)) * 8;
   FORETOKEN_UNROLL_BY(1)
-  for (int r = thread_index() / 8; r < rows; r += threads / 8) {
-    const std::uint16_t* const from =
-        in.halves + wide(source_row(in, first + r)) * wide(at.padded) + wide(column);
-    std::uint16_t* const to =
-        reinterpret_cast<std::uint16_t*>(shared_memory()) + r * at.stride() + column;
+  for (int r = thread_index() >> shift; r < rows; r += threads >> shift) {
+    const std::uint16_t* const from = in.halves + wide(source_row(in, first + r)) * wide(at.padded);
+    std::uint16_t* const to = reinterpret_cast<std::uint16_t*>(shared_memory()) + r * at.stride();
     FORETOKEN_UNROLL_BY(4)
-    for (int i = 0; i < at.padded; i += 64) copy_async_16(to + i, from + i);
+    for (int i = column; i < at.padded; i += 8 << shift) copy_async_16(to + i, from + i);
   }
   copy_async_commit();
 }

@@ -88,24 +88,30 @@ inline int shared_bytes_of(product_tile tile) {
   return streamed_bytes<1, 4, 1, 3>();
 }
 
-// The smallest block of which one wave is enough: a second wave costs as much as the first. Where
-// none is, blocks that share a multiprocessor and overlap. Blocks of 512 or fewer threads with
-// rings as deep as these fit once or twice: in_wave.
+// The smallest block of which one wave is enough: a second wave costs as much as the first (bench
+// gpu_step_bench --tiles, H100, 2026-11-24). Where none is, two waves of the largest whose four
+// segments go side by side, or blocks that overlap on their multiprocessor.
 inline product_tile tile_for(const launch_context& on, int tiles, int rows) {
   struct candidate {
     product_tile tile;
-    int tiles, rows, in_wave;
+    int tiles, rows;  // of a block
+    int fit;          // blocks a multiprocessor, all waves together
+    int rows_from;    // of the step
   };
   using enum product_tile;
   constexpr candidate candidates[] = {
-      {streamed_16x32_deep, 1, 32, 1}, {streamed_16x32, 1, 32, 2}, {streamed_32x64, 2, 64, 1},
-      {streamed_64x64, 4, 64, 1},      {tiled_64x64, 4, 64, 3},    {tiled_128x64, 8, 64, 1 << 20}};
+      {streamed_16x32_deep, 1, 32, 1, 1}, {streamed_16x32, 1, 32, 2, 1},
+      {streamed_32x64, 2, 64, 1, 1},      {streamed_64x64, 4, 64, 1, 1},
+      {streamed_64x64, 4, 64, 2, 513},    {tiled_64x64, 4, 64, 3, 1},
+      {tiled_128x64, 8, 64, 1 << 20, 1}};
+  const auto fits = [&](product_tile tile) { return shared_bytes_of(tile) <= on.shared_bytes_max; };
   for (const candidate& each : candidates) {
     const int blocks = blocks_of(tiles, each.tiles) * blocks_of(rows, each.rows);
-    const bool fits = shared_bytes_of(each.tile) <= on.shared_bytes_max;
-    if (fits && blocks / each.in_wave <= on.multiprocessors) return each.tile;
+    if (rows >= each.rows_from && fits(each.tile) && blocks <= on.multiprocessors * each.fit) {
+      return each.tile;
+    }
   }
-  return streamed_16x32_shallow;
+  return fits(tiled_64x64) ? tiled_64x64 : streamed_16x32_shallow;
 }
 
 template <weight_form Form, class Epilogue>
