@@ -234,7 +234,7 @@ struct setting {
 };
 constexpr setting settings[] = {
     {"exact", cpu::numerics::exact, cpu::kv_type::f16, exact_bounds},
-    {"fast", cpu::numerics::fast, cpu::kv_type::f16, fast_bounds},
+    {"fast", cpu::numerics::fast, cpu::kv_type::automatic, fast_bounds},
     {"exact, KV in bf16", cpu::numerics::exact, cpu::kv_type::bf16, bf16_bounds},
     {"exact, KV in int8", cpu::numerics::exact, cpu::kv_type::int8, int8_bounds}};
 
