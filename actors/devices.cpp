@@ -104,6 +104,7 @@ result<prepared_device> prepare_gpu(const gpu::library& library,
             facts.ordinal, mib(plan->context_bytes), mib(plan->weight_bytes), mib(plan->kv_bytes),
             plan->kv_pages, mib(plan->workspace_bytes), mib(plan->total_bytes()),
             mib(plan->pinned_bytes));
+  log::info("model", "decode steps of cuda:{} run on {}", facts.ordinal, plan->decode_path);
   FORETOKEN_TRY(check_memory("device", plan->total_bytes(), chosen));
   FORETOKEN_TRY(check_pages(plan->kv_pages, plan->kv_page_bytes));
   auto weights = library.prepare_weights(file, device, progress);

@@ -9,20 +9,25 @@
 namespace foretoken::gpu {
 namespace {
 
-// One token through the whole network: shapes that a kernel refuses show here, and what the driver
-// loads on first use is loaded.
+// A prompt and its next token through the whole network: shapes that a kernel refuses show here,
+// and what the driver loads on first use is loaded, on the path of prefill and on that of decode
+// steps.
 status try_out(model::ops& made) {
   model::sampling_parameters greedy;
   greedy.temperature = 0;
   model::slice one;
-  one.tokens = {0};
   one.pages = {page_id{0}};
   one.sample_last = true;
   one.sampling = std::make_shared<const model::sampling_parameters>(greedy);
-  model::micro_batch batch;
-  batch.slices.push_back(std::move(one));
-  auto done = model::forward(made, batch);
-  return done ? status() : status(std::move(done).error());
+  for (const int count : {2, 1}) {
+    one.tokens.assign(static_cast<std::size_t>(count), token{0});
+    model::micro_batch batch;
+    batch.slices.push_back(one);
+    auto done = model::forward(made, batch);
+    if (!done) return std::move(done).error();
+    one.position += count;
+  }
+  return {};
 }
 
 class linked_library final : public library {
@@ -57,7 +62,7 @@ class linked_library final : public library {
   result<std::unique_ptr<model::ops>> make_ops(std::shared_ptr<const weights> from,
                                                const options& chosen) const override {
     options quiet = chosen;
-    if (quiet.fail_at_step > 0) ++quiet.fail_at_step;  // the try is no step of anybody's
+    if (quiet.fail_at_step > 0) quiet.fail_at_step += 2;  // the tries are no steps of anybody's
     auto made = step::make(std::move(from), quiet);
     if (!made) return std::move(made).error();
     FORETOKEN_TRY(try_out(**made));

@@ -16,13 +16,28 @@ namespace foretoken::gpu::cluster {
 
 constexpr float lowest = -3.0e38f;  // stands for minus infinity; no score is lower
 
-FORETOKEN_DEVICE void fold(
-    float& m, float& l, float m_next, float l_next, float& keep, float& take) {
-  const float m_new = larger(m, m_next);
-  keep = natural_exp(m - m_new);
-  take = natural_exp(m_next - m_new);
-  l = fused_multiply_add(l, keep, l_next * take);
-  m = m_new;
+// Four parts {m, l} folded ascending into m and l; parts without weights are left out. keep, take:
+// what became of the values before and of the part's own.
+struct four_folds {
+  float keep[4], take[4];
+  bool live[4];
+};
+FORETOKEN_DEVICE void fold(float& m, float& l, const f32x2 (&part)[4], four_folds& out) {
+  FORETOKEN_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    out.live[i] = part[i].y > 0;
+    const float larger_m = out.live[i] ? larger(m, part[i].x) : m;
+    out.keep[i] = natural_exp(m - larger_m);
+    out.take[i] = natural_exp(part[i].x - larger_m);
+    m = larger_m;
+  }
+  FORETOKEN_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    if (out.live[i]) l = fused_multiply_add(l, out.keep[i], part[i].y * out.take[i]);
+  }
+}
+FORETOKEN_DEVICE float folded(float o, const four_folds& by, int i, float v) {
+  return by.live[i] ? fused_multiply_add(o, by.keep[i], v * by.take[i]) : o;
 }
 
 struct lines {
@@ -195,12 +210,12 @@ FORETOKEN_DEVICE f32x2 chunk_sum(const block<S>& b) {
 }
 
 template <class S>
-struct chunk_results {  // two items deep
+struct chunk_results {  // of items n, in items_at_once places
   FORETOKEN_DEVICE static float* o(const block<S>& b, int n, int quad, int column) {
-    return b.floats(memory<S>::units) + ((n % 2 * 4 + quad) * S::group + column) * head_dim;
+    return b.floats(memory<S>::input) + ((n * 4 + quad) * S::group + column) * head_dim;
   }
   FORETOKEN_DEVICE static float* ml(const block<S>& b, int n, int quad, int column) {
-    return b.floats(memory<S>::chunk_ml) + ((n % 2 * 4 + quad) * 8 + column) * 2;
+    return b.floats(memory<S>::chunk_ml) + ((n * 4 + quad) * 8 + column) * 2;
   }
 };
 
@@ -233,28 +248,29 @@ FORETOKEN_DEVICE void chunk_values(const block<S>& b, const lines& l, int n, con
   }
 }
 
-// Folds the four chunks of item n; 4 places a thread; the span goes to the block that merges it.
+// Folds the four chunks of an item, 4 places a thread; the span goes to the block that merges it.
+// `n`: the item's place; i: 0 .. 16 S::group - 1.
 template <class S>
-FORETOKEN_DEVICE void send_span(const block<S>& b, int n, const work_item& item) {
+FORETOKEN_DEVICE void send_span(const block<S>& b, int n, int i, const work_item& item) {
   using at = memory<S>;
-  // Other warps with every item: whoever folds is late for the next one.
-  const int i = (b.thread - n % 8 * 64) & (threads - 1);
-  if (i >= S::group * 16) return;
   const int column = i / 16, piece = i % 16;
+  f32x2 part[4];
+  f32x4 v[4];
+  FORETOKEN_UNROLL
+  for (int quad = 0; quad < 4; ++quad) {
+    part[quad] = *reinterpret_cast<const f32x2*>(chunk_results<S>::ml(b, n, quad, column));
+    v[quad] = *reinterpret_cast<const f32x4*>(chunk_results<S>::o(b, n, quad, column) + piece * 4);
+  }
   float m = lowest, l = 0;
   float o[4] = {0, 0, 0, 0};
-  FORETOKEN_UNROLL_BY(1)
+  four_folds by;
+  fold(m, l, part, by);
+  FORETOKEN_UNROLL
   for (int quad = 0; quad < 4; ++quad) {
-    const f32x2 next = *reinterpret_cast<const f32x2*>(chunk_results<S>::ml(b, n, quad, column));
-    if (!(next.y > 0)) continue;
-    float keep, take;
-    fold(m, l, next.x, next.y, keep, take);
-    const f32x4 v =
-        *reinterpret_cast<const f32x4*>(chunk_results<S>::o(b, n, quad, column) + piece * 4);
-    o[0] = fused_multiply_add(o[0], keep, v.x * take);
-    o[1] = fused_multiply_add(o[1], keep, v.y * take);
-    o[2] = fused_multiply_add(o[2], keep, v.z * take);
-    o[3] = fused_multiply_add(o[3], keep, v.w * take);
+    o[0] = folded(o[0], by, quad, v[quad].x);
+    o[1] = folded(o[1], by, quad, v[quad].y);
+    o[2] = folded(o[2], by, quad, v[quad].z);
+    o[3] = folded(o[3], by, quad, v[quad].w);
   }
   const std::uint32_t to = b.local(at::spans + item.slot * at::span_bytes);
   const std::uint32_t arrival = shared_address(b.arrival(to_merge));
@@ -267,75 +283,58 @@ FORETOKEN_DEVICE void send_span(const block<S>& b, int n, const work_item& item)
   }
 }
 
-// All items of the block in one layer; `l` holds the lines of item 0.
+// A warp's share of an item: its page's scores, its 16 dims of the quad's values, into place n. The
+// lines of the item after it are on their way when this returns.
+template <class S>
+FORETOKEN_DEVICE void attend_item(
+    const block<S>& b, lines& l, const work_item& item, int n, int next, const std::uint16_t* kv) {
+  const tables& t = b.table();
+  const int quad = b.warp / 4;
+  const int chunk = item.first + quad * 64;
+  const bool more = next < t.spans;
+  const work_item after = t.item[more ? next : 0];
+  if (chunk <= item.position) {
+    float s[4] = {lowest, lowest, lowest, lowest}, m[2];
+    if (item.first + b.warp * page_positions <= item.position) {
+      if (item.position / 16 == item.first / 16 + b.warp) patch_key(b, l, item);
+      __syncwarp();
+      page_scores(b, s, l, item);
+    }
+    if (more) load_keys(b, l, after, next, kv);
+    page_weights(b, s, m);
+    if (item.position / 64 == chunk / 64) patch_value(b, l, item);
+    __syncwarp();
+    chunk_values<S>(b, l, n, m);
+  } else {
+    if (more) load_keys(b, l, after, next, kv);
+    if (b.warp % 4 == 3 && b.lane < 4) {
+      *reinterpret_cast<f32x4*>(chunk_results<S>::ml(b, n, quad, 2 * b.lane)) =
+          f32x4{lowest, 0, lowest, 0};
+    }
+  }
+  if (more) load_values(b, l, after, next, kv);
+}
+
+// All items of the block in one layer; `l` holds the lines of item 0. Quads go from item to item
+// each for itself; the block meets when the places for results are full.
 template <class S>
 FORETOKEN_DEVICE void attend(const block<S>& b, lines& l, int layer) {
   const tables& t = b.table();
-  const int quad = b.warp / 4;
   const std::uint16_t* const kv = layer_pages(b, layer);
-  work_item item = t.item[0];
   FORETOKEN_UNROLL_BY(1)
-  for (int n = 0; n < t.spans; ++n) {
-    const bool more = n + 1 < t.spans;
-    const work_item next = t.item[more ? n + 1 : n];
-    const int chunk = item.first + quad * 64;
-    if (chunk <= item.position) {
-      float s[4] = {lowest, lowest, lowest, lowest}, m[2];
-      if (item.first + b.warp * page_positions <= item.position) {
-        if (item.position / 16 == item.first / 16 + b.warp) patch_key(b, l, item);
-        __syncwarp();
-        page_scores(b, s, l, item);
-      }
-      if (more) load_keys(b, l, next, n + 1, kv);
-      page_weights(b, s, m);
-      if (item.position / 64 == chunk / 64) patch_value(b, l, item);
-      __syncwarp();
-      chunk_values<S>(b, l, n, m);
-    } else {
-      if (more) load_keys(b, l, next, n + 1, kv);
-      if (b.warp % 4 == 3 && b.lane < 4) {
-        *reinterpret_cast<f32x4*>(chunk_results<S>::ml(b, n, quad, 2 * b.lane)) =
-            f32x4{lowest, 0, lowest, 0};
-      }
-    }
-    if (more) load_values(b, l, next, n + 1, kv);
-    meet(meet_block, threads);
-    send_span(b, n, item);
-    __syncwarp();
-    item = next;
-  }
-}
-
-// Merges the spans of this block's pairs; a thread has 2 places of one head (finisher's words).
-template <class S>
-FORETOKEN_DEVICE void merge_spans(block<S>& b) {
-  using at = memory<S>;
-  constexpr int each = S::group * head_dim / 2;  // threads a pair: whole warps
-  static_assert(each % 32 == 0);
-  const int pairs = (b.rows * S::kv_heads - b.rank + blocks - 1) / blocks;
-  FORETOKEN_UNROLL_BY(1)
-  for (int i = b.thread; i < pairs * each; i += threads) {
-    const int word = i % 4, piece = i / 4 % (head_dim / 8), column = i / (head_dim / 2) % S::group;
-    const int pair = b.rank + i / each * blocks;
-    const int row = pair / S::kv_heads;
-    const int count = b.table().position[row] / span_positions + 1;
-    const char* from = b.base() + at::spans + b.table().first_slot[pair] * at::span_bytes;
-    float m = lowest, l = 0;
-    f32x2 o{0, 0};
+  for (int first = 0; first < t.spans; first += memory<S>::items_at_once) {
+    if (first > 0) meet(meet_block, threads);
+    const int end = min(first + memory<S>::items_at_once, t.spans);
     FORETOKEN_UNROLL_BY(1)
-    for (int n = 0; n < count; ++n, from += at::span_bytes) {
-      const f32x2 next = *reinterpret_cast<const f32x2*>(from + S::group * 256 + column * 8);
-      const f32x2 v = *reinterpret_cast<const f32x2*>(from + column * 256 + piece * 32 + word * 8);
-      float keep, take;
-      fold(m, l, next.x, next.y, keep, take);
-      o.x = fused_multiply_add(o.x, keep, v.x * take);
-      o.y = fused_multiply_add(o.y, keep, v.y * take);
+    for (int n = first; n < end; ++n) attend_item(b, l, t.item[n], n - first, n + 1, kv);
+    meet(meet_block, threads);
+    const int tasks = (end - first) * S::group * 16;
+    FORETOKEN_UNROLL_BY(1)
+    for (int i = b.thread; i < tasks; i += threads) {
+      const int n = i / (S::group * 16);
+      send_span(b, n, i % (S::group * 16), t.item[first + n]);
     }
-    const u32x4 packed = gather(b.stored(o.x / l, o.y / l, true), b.lane);
-    const int step = (pair % S::kv_heads * S::group + column) * steps_head + piece / 2;
-    const int target = at::output + fragment_at<S>(step, row) + piece % 2 * 16;
-    FORETOKEN_UNROLL
-    for (int k = 0; k < 4; ++k) b.send(k, target, packed, to_output);
+    __syncwarp();
   }
 }
 

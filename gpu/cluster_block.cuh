@@ -47,19 +47,24 @@ struct tables {
 template <class S>
 struct memory {
   static constexpr int columns = S::columns;
-  static constexpr int input = S::slots_end;                                     // B fragments
-  static constexpr int output = input + S::steps_width * parts * 256 * columns;  // B fragments
-  static constexpr int units = output + S::steps_out * parts * 256 * columns;    // f32 sums
+  // In this order, because results of chunks take the place of input and units while attention
+  // runs, and sums of gate and up that of units, output and attention's own.
+  static constexpr int input = S::slots_end;                                    // B fragments
+  static constexpr int units = input + S::steps_width * parts * 256 * columns;  // f32 sums
+  static constexpr int output = units + warps * 128 * columns * 4;              // B fragments
   static constexpr int unit_floats = 128 * columns;
-  static constexpr int score_lanes = (S::group + 1) / 2 * 8;       // lanes with columns in use
-  static constexpr int weights = units + warps * unit_floats * 4;  // p of attention, f32
+  static constexpr int score_lanes = (S::group + 1) / 2 * 8;  // lanes with columns in use
+  static constexpr int weights =
+      output + S::steps_out * parts * 256 * columns;                         // p of attention, f32
   static constexpr int weights16 = weights + span_pages * score_lanes * 16;  // f16, B fragments
   static constexpr int peaks = weights16 + span_pages * S::group * 32;  // [16 pages][8 columns]
-  static constexpr int chunk_ml = peaks + span_pages * 32;   // [2][4 chunks][8 columns]{m, l}
-  static constexpr int angles = chunk_ml + 8 * 64;           // [row][64]
-  static constexpr int x = angles + S::rows * head_dim * 4;  // [tile][row][16 places]
+  static constexpr int chunk_floats = S::group * head_dim;
+  static constexpr int items_at_once = (output - input) / (4 * chunk_floats * 4);
+  static constexpr int chunk_ml = peaks + span_pages * 32;       // [items][4 chunks][8]{m, l}
+  static constexpr int angles = chunk_ml + items_at_once * 256;  // [row][64]
+  static constexpr int x = angles + S::rows * head_dim * 4;      // [tile][row][16 places]
   static constexpr int x_floats = S::o_tiles * S::rows * 16;
-  static constexpr int squares = x + x_floats * 4;  // [2][row][tile]
+  static constexpr int squares = x + x_floats * 4;  // [2][row / 4][tile][4 rows]
   static constexpr int squares_floats = S::rows * S::tiles_width;
   static constexpr int scale = squares + 2 * squares_floats * 4;  // [2][row]
   static constexpr int pages = scale + 2 * S::rows * 4;           // [spans_most][16] page and head
@@ -82,7 +87,8 @@ struct memory {
   static constexpr int span_slots = (shared_most - spans) / span_bytes;
   static constexpr int end = shared_most;
   static_assert(hidden + hidden_bytes <= end && span_slots >= 2 * S::pairs / blocks);
-  static_assert(S::pairs <= rows_most * 4 && 8 * S::group * head_dim <= warps * unit_floats);
+  static_assert(S::pairs <= rows_most * 4 && items_at_once >= 1);
+  static_assert(units + S::g_tiles * parts * unit_floats * 4 <= angles);
 };
 
 template <class S>
@@ -92,7 +98,7 @@ struct block {
   const lane_rows& rows_of;
   int rank, lane, warp, thread;
   int rows;
-  std::uint32_t peer[4];  // shared memory of blocks 4 (lane % 4) ..
+  std::uint32_t peer[4];  // shared memory of blocks 4 (lane / 8) ..
   bool over = false;      // a value did not fit f16
 
   FORETOKEN_DEVICE void forget() {
@@ -121,11 +127,8 @@ struct block {
     over |= counts & (!(fabsf(low) <= half_largest) | !(fabsf(high) <= half_largest));
     return half_pair(saturated(low), saturated(high));
   }
-  // To block 4 (lane % 4) + i, at the same offset as here, counted by `to`.
+  // To block 4 (lane / 8) + i, at the same offset as here, counted by `to`.
   FORETOKEN_DEVICE void send(int i, int offset, const u32x4& v, exchange to) const {
-    store_counted(peer[i] + offset, v, peer[i] + barrier_at(to));
-  }
-  FORETOKEN_DEVICE void send(int i, int offset, std::uint32_t v, exchange to) const {
     store_counted(peer[i] + offset, v, peer[i] + barrier_at(to));
   }
   FORETOKEN_DEVICE static constexpr int barrier_at(exchange which) {
@@ -221,7 +224,7 @@ FORETOKEN_DEVICE void refill(const block<S>& b, matrix m, int layer, bool used) 
   if (b.lane == 0) {
     if (layer + 1 < b.job.model.layer_count) {
       if (used) load_record(b, m, layer + 1);
-    } else {
+    } else if (b.job.normed == nullptr) {
       if (m == matrix::g) load_head_tile(b, 0);
       if (m == matrix::d) load_head_tile(b, 1);
     }

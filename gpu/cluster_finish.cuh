@@ -2,32 +2,39 @@
 #pragma once
 // What follows a product, and the sends to the blocks that need it. A finisher is a thread with two
 // places of one row of a tile: 4 of the 16 bytes of f16 that half a tile is in a B fragment. Four
-// threads share their words; each sends the 16 bytes to four blocks.
+// threads share their words; each sends the 16 bytes to four blocks. A warp has four rows of one
+// tile.
 
 #include "gpu/cluster_block.cuh"
+#include "gpu/packed_value.cuh"
 
 namespace foretoken::gpu::cluster {
 
 template <class S, int Tiles>
 struct finisher {
   int word, half, tile, row;  // tile: of the block's tiles
-  bool valid;
+  int first_row;              // of the warp's four
+  bool tile_there, valid;
   FORETOKEN_DEVICE finisher(const block<S>& b, int own) {
     word = b.thread & 3;
     half = b.thread >> 2 & 1;
-    tile = (b.thread >> 3) % Tiles;
-    row = (b.thread >> 3) / Tiles;
-    valid = row < b.rows && tile < own;
-    if (!valid) tile = row = 0;
+    tile = (b.thread >> 5) % Tiles;
+    first_row = (b.thread >> 5) / Tiles * 4;
+    row = first_row + (b.thread >> 3 & 3);
+    tile_there = tile < own;
+    valid = row < b.rows && tile_there;
+    if (!tile_there) tile = 0;
+    if (!valid) row = 0;
   }
   FORETOKEN_DEVICE int place() const { return half * 8 + word * 2; }
   // The first of two neighbouring features of the tile.
   FORETOKEN_DEVICE int feature() const { return 4 * half + word / 2 * 2 + word % 2 * 8; }
 };
 
-// The words of four neighbouring lanes, in all of them.
-FORETOKEN_DEVICE u32x4 gather(std::uint32_t word, int lane) {
-  const int first = lane & ~3;
+// The four words of piece 0..7 of a warp, lanes 4 piece .. + 3. Eight neighbouring lanes take the
+// eight pieces, four times: one store of a warp brings 128 bytes to each of four blocks.
+FORETOKEN_DEVICE u32x4 gather(std::uint32_t word, int piece) {
+  const int first = piece * 4;
   return {shuffle(word, first), shuffle(word, first + 1), shuffle(word, first + 2),
           shuffle(word, first + 3)};
 }
@@ -48,65 +55,88 @@ FORETOKEN_DEVICE int fragment_at(int step, int row) {
   return (step * S::columns + row / 8) * 256 + row % 8 * 32;
 }
 
+// What a finisher of the residual stream does after every product, worked out once. Offsets of its
+// two places: sums in floats, the others in bytes from the start of shared memory.
+struct residual_plan {
+  bool valid, sends;
+  int units;    // of the first segment's sums
+  int x;        // its part of the stream
+  int input;    // of the 16 bytes it sends, in every block
+  int squares;  // of four rows' sums of its tile, in the first of the two tables
+  int feature;  // the first of its two neighbouring features
+};
+
+template <class S>
+FORETOKEN_DEVICE residual_plan plan_residual(const block<S>& b) {
+  using at = memory<S>;
+  const finisher<S, S::o_tiles> f(b, b.own(S::tiles_width));
+  const int tile = b.rank + blocks * f.tile;
+  const int piece = b.lane % 8, row = f.first_row + piece / 2;  // what it sends, see gather()
+  return {f.valid,
+          f.tile_there && row < b.rows,
+          f.tile * parts * at::unit_floats + f.row * 16 + f.place(),
+          at::x + ((f.tile * S::rows + f.row) * 16 + f.place()) * 4,
+          at::input + fragment_at<S>(tile, row) + piece % 2 * 16,
+          at::squares + (f.first_row / 4 * S::tiles_width + tile) * 16,
+          tile * 16 + f.feature()};
+}
+
 // The residual stream of this finisher's features becomes `x`; its f16 input of the next norm's
-// product and the sum of squares go to every block. Whole warps.
+// product and the sums of squares go to every block. `which`: the table of sums that is written.
+// Whole warps.
 template <class S>
 FORETOKEN_DEVICE void send_residual(block<S>& b,
-                                    const finisher<S, S::o_tiles>& f,
+                                    const residual_plan& plan,
                                     const f32x2& x,
                                     const f32x2& gain,
                                     int which,
                                     exchange to) {
   using at = memory<S>;
   const float squares = tile_squares_of(x);
-  const u32x4 packed = gather(b.stored(x.x * gain.x, x.y * gain.y, f.valid), b.lane);
-  if (!f.valid) return;
-  const int tile = b.rank + blocks * f.tile;
-  *reinterpret_cast<f32x2*>(b.floats(at::x) + (f.tile * S::rows + f.row) * 16 + f.place()) = x;
-  const int target = at::input + fragment_at<S>(tile, f.row) + f.half * 16;
-  const int sum = at::squares + (which * at::squares_floats + f.row * S::tiles_width + tile) * 4;
+  const u32x4 packed = gather(b.stored(x.x * gain.x, x.y * gain.y, plan.valid), b.lane % 8);
+  const std::uint32_t bits = float_bits(squares);
+  const u32x4 sums{shuffle(bits, 0), shuffle(bits, 8), shuffle(bits, 16), shuffle(bits, 24)};
+  if (plan.valid) *reinterpret_cast<f32x2*>(b.base() + plan.x) = x;
+  if (!plan.sends) return;
+  FORETOKEN_UNROLL
+  for (int i = 0; i < 4; ++i) b.send(i, plan.input, packed, to);
+  if (b.lane % 8 != 0) return;
   FORETOKEN_UNROLL
   for (int i = 0; i < 4; ++i) {
-    b.send(i, target, packed, to);
-    if (f.half == 0) b.send(i, sum, float_bits(squares), to);
+    b.send(i, plan.squares + which * at::squares_floats * 4, sums, to);
   }
 }
 template <class S>
 constexpr std::uint32_t residual_bytes(int rows) {
-  return static_cast<std::uint32_t>(rows * (S::width * 2 + S::tiles_width * 4));
+  return static_cast<std::uint32_t>(rows * S::width * 2 + (rows + 3) / 4 * S::tiles_width * 16);
 }
 
 // The gains this thread will need, loaded before a wait.
 template <class S>
-FORETOKEN_DEVICE f32x2 gains_for(const block<S>& b, int norm) {
-  const finisher<S, S::o_tiles> f(b, b.own(S::tiles_width));
-  return *reinterpret_cast<const f32x2*>(b.job.model.gains + wide(norm) * S::width +
-                                         (b.rank + blocks * f.tile) * 16 + f.feature());
+FORETOKEN_DEVICE f32x2 gains_for(const block<S>& b, const residual_plan& plan, int norm) {
+  return *reinterpret_cast<const f32x2*>(b.job.model.gains + norm * S::width + plan.feature);
 }
 
 // x = embedding[token] * scale, and on to the first layer.
 template <class S>
-FORETOKEN_DEVICE void send_embedding(block<S>& b) {
+FORETOKEN_DEVICE void send_embedding(block<S>& b, const residual_plan& plan) {
   const finisher<S, S::o_tiles> f(b, b.own(S::tiles_width));
-  const std::uint32_t pair = *reinterpret_cast<const std::uint32_t*>(
-      b.job.model.embedding + wide(b.table().token[f.row]) * S::width +
-      (b.rank + blocks * f.tile) * 16 + f.feature());
+  const packed_matrix& from = b.job.model.embedding;
+  const int token = b.table().token[f.row];
   const float scale = b.job.model.embedding_scale;
-  const f32x2 x{float_of(static_cast<std::uint16_t>(pair)) * scale,
-                float_of(static_cast<std::uint16_t>(pair >> 16)) * scale};
-  send_residual(b, f, x, gains_for(b, 0), 0, to_next);
+  const f32x2 x{packed_value(from, token, plan.feature) * scale,
+                packed_value(from, token, plan.feature + 1) * scale};
+  send_residual(b, plan, x, gains_for(b, plan, 0), 0, to_next);
 }
 
-// x += W a. `which`: the table of sums of squares that is written.
+// x += W a.
 template <class S>
-FORETOKEN_DEVICE void finish_residual(block<S>& b, const f32x2& gain, int which, exchange to) {
+FORETOKEN_DEVICE void finish_residual(
+    block<S>& b, const residual_plan& plan, const f32x2& gain, int which, exchange to) {
   using at = memory<S>;
-  const finisher<S, S::o_tiles> f(b, b.own(S::tiles_width));
-  const f32x2 y = finished<S::columns>(b.floats(at::units) + f.tile * parts * at::unit_floats,
-                                       f.row, f.place());
-  const f32x2 x = *reinterpret_cast<const f32x2*>(b.floats(at::x) +
-                                                  (f.tile * S::rows + f.row) * 16 + f.place());
-  send_residual(b, f, f32x2{x.x + y.x, x.y + y.y}, gain, which, to);
+  const f32x2 y = finished<S::columns>(b.floats(at::units) + plan.units, 0, 0);
+  const f32x2 x = *reinterpret_cast<const f32x2*>(b.base() + plan.x);
+  send_residual(b, plan, f32x2{x.x + y.x, x.y + y.y}, gain, which, to);
 }
 
 // ---- q, k, v
@@ -233,21 +263,24 @@ template <class S>
 FORETOKEN_DEVICE void finish_hidden(block<S>& b, const float (&total)[S::columns][4]) {
   using at = memory<S>;
   const int tile = b.rank + blocks * b.warp;
-  const int q = b.lane % 4, g = b.lane / 4;
+  const int q = b.lane % 4;
   const float* const scale = b.floats(at::scale) + S::rows;
   FORETOKEN_UNROLL
   for (int c = 0; c < S::columns; ++c) {
     float h[2];
     FORETOKEN_UNROLL
     for (int i = 0; i < 2; ++i) {
+      // Rows that are not there would send the division onto its slow path.
+      const bool wanted = 8 * c + 2 * q + i < b.rows;
       const float r = scale[8 * c + 2 * q + i];
-      h[i] = silu(total[c][i] * r) * (total[c][2 + i] * r);
-      if (8 * c + 2 * q + i >= b.rows) h[i] = 0;
+      const float gate = wanted ? total[c][i] * r : 1.0f;
+      h[i] = wanted ? silu(gate) * (total[c][2 + i] * r) : 0.0f;
     }
     // lane 4g + q: features 2q, 2q + 1 of row g; then all eight features of row g in four lanes
-    const u32x4 packed = gather(transpose_8x8(b.stored(h[0], h[1], true)), b.lane);
-    if (8 * c + g >= b.rows) continue;
-    const int target = at::hidden + fragment_at<S>(tile / 2, 8 * c + g) + tile % 2 * 16;
+    const u32x4 packed = gather(transpose_8x8(b.stored(h[0], h[1], true)), b.lane % 8);
+    if (8 * c + b.lane % 8 >= b.rows) continue;
+    const int target =
+        at::hidden + (tile / 2 * S::columns + c) * 256 + hidden_place(tile % 2, b.lane % 8);
     FORETOKEN_UNROLL
     for (int i = 0; i < 4; ++i) b.send(i, target, packed, to_down);
   }

@@ -4,7 +4,7 @@
 // A warp has whole tiles of 16 token ids; 12 warps a block, h_tiles tiles a block in order of ids.
 // Ties go to the lower id at every level, so the order of the search does not matter.
 
-#include "gpu/cluster_block.cuh"
+#include "gpu/cluster_finish.cuh"
 
 namespace foretoken::gpu::cluster {
 
@@ -78,6 +78,24 @@ FORETOKEN_DEVICE void head_tiles(const block<S>& b, best_of_rows<S>& best, int l
   }
 }
 
+// The input of the general path's head out of this block's B fragments: rows rank, rank + 16, ...
+template <class S>
+FORETOKEN_DEVICE void store_normed(const block<S>& b) {
+  using at = memory<S>;
+  for (int row = b.rank; row < b.rows; row += blocks) {
+    const std::size_t to = wide(b.rows_of.first + row);
+    for (int i = b.thread; i < S::width; i += threads) {
+      const char* const step = b.base() + at::input + fragment_at<S>(i / 16, row);
+      b.job.normed[to * wide(b.job.normed_stride) + wide(i)] =
+          reinterpret_cast<const std::uint16_t*>(step)[fragment_place(i % 16)];
+    }
+    const float* const squares = b.floats(at::squares) + row / 4 * S::tiles_width * 4 + row % 4;
+    for (int i = b.thread; i < S::tiles_width; i += threads) {
+      b.job.squares[to * S::tiles_width + wide(i)] = squares[i * 4];
+    }
+  }
+}
+
 // The best of every row of this block, into block 0's memory: [row][block].
 template <class S>
 FORETOKEN_DEVICE void send_best(const block<S>& b, const best_of_rows<S>& best) {
@@ -110,6 +128,10 @@ FORETOKEN_DEVICE void send_best(const block<S>& b, const best_of_rows<S>& best) 
 template <class S>
 FORETOKEN_DEVICE void publish(const block<S>& b) {
   if (b.rank != 0 || b.thread >= b.rows) return;
+  if (b.thread == 0 && b.job.clamped != nullptr && b.table().clamped != 0) {
+    atomicAdd(b.job.clamped, b.table().clamped);
+  }
+  if (b.job.normed != nullptr) return;
   const auto* const of_blocks =
       reinterpret_cast<const std::uint64_t*>(b.base() + memory<S>::weights) + b.thread * blocks;
   std::uint64_t one = 0;

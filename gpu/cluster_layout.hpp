@@ -27,7 +27,6 @@ constexpr int head_dim = 64;
 constexpr int steps_head = head_dim / 16;
 constexpr int rows_most = 16;
 constexpr int page_positions = 16;
-constexpr int lanes_most = 7;  // clusters of 16 that one H100 holds
 
 constexpr int groups_of(int steps) {
   return (steps + 1) / 2;
@@ -95,6 +94,18 @@ using tiny_rows8 = shape<320, 6, 2, 768, 2000, 1>;  // for tests: odd segments, 
 // fragment: place = 4 q + 2 (k >= 8) + k % 2 with q = (k % 8) / 2.
 constexpr int fragment_place(int k) {
   return (k % 8) / 2 * 4 + k / 8 * 2 + k % 2;
+}
+
+// Where 16 bytes of a row, half a k16 step, stand among the hidden values of eight rows: those of a
+// tile side by side, so that they travel as one piece, and readers meet no bank twice.
+constexpr int hidden_place(int half, int row) {
+  return half * 128 + (row ^ 4 * half) * 16;
+}
+
+// The same for what attention gives: 128 bytes a row and head, eight pieces of 16 (two a step), the
+// eight rows of a head one after the other.
+constexpr int attended_place(int row, int piece) {
+  return row * 128 + (piece ^ row % 4 * 2) * 16;
 }
 
 // Output row `i` of tile `tile` of the fused q, k, v product. Rows i and i + 8 of a q or k tile are

@@ -103,50 +103,67 @@ void pack_gate(const coded_layer& from, int rank, std::byte* block) {
 }
 
 template <class S>
-std::vector<std::byte> layers_of(std::span<const coded_layer> layers, bool neighbours) {
-  std::vector<std::byte> out(static_cast<std::size_t>(blocks) * layers.size() * S::layer_bytes);
+void pack_layer_of(const coded_layer& from, bool neighbours, layer_place at, std::byte* streams) {
   for (int rank = 0; rank < blocks; ++rank) {
-    for (std::size_t layer = 0; layer < layers.size(); ++layer) {
-      std::byte* const block =
-          out.data() + (static_cast<std::size_t>(rank) * layers.size() + layer) * S::layer_bytes;
-      pack_qkv<S>(layers[layer], neighbours, rank, block);
-      pack_output<S>(layers[layer].o, S::steps_out, rank, block + S::at_o);
-      pack_gate<S>(layers[layer], rank, block);
-      pack_output<S>(layers[layer].down, S::steps_ffn, rank, block + S::at_d);
-    }
+    std::byte* const block =
+        streams + (static_cast<std::size_t>(rank) * static_cast<std::size_t>(at.layers) +
+                   static_cast<std::size_t>(at.layer)) *
+                      S::layer_bytes;
+    pack_qkv<S>(from, neighbours, rank, block);
+    pack_output<S>(from.o, S::steps_out, rank, block + S::at_o);
+    pack_gate<S>(from, rank, block);
+    pack_output<S>(from.down, S::steps_ffn, rank, block + S::at_d);
   }
-  return out;
 }
 
 template <class S>
-std::vector<std::byte> head_of(const coded_matrix& head) {
-  std::vector<std::byte> out(static_cast<std::size_t>(blocks) * S::head_bytes);
-  for (int tile = 0; tile < S::tiles_head; ++tile) {
-    const int rank = tile / S::h_tiles, number = tile % S::h_tiles;
+void pack_head_of(const coded_matrix& head, int rank, std::byte* streams) {
+  std::byte* const block = streams + static_cast<std::size_t>(rank) * S::head_bytes;
+  for (int number = 0; number < S::h_tiles; ++number) {
+    const int tile = rank * S::h_tiles + number;
+    if (tile >= S::tiles_head) return;
     tile_rows rows;
     for (int i = 0; i < 16; ++i) {
       rows[i] = tile * 16 + i < S::vocabulary ? row_of(head, tile * 16 + i, S::width) : tile_row{};
     }
     for (int s = 0; s < parts; ++s) {
       pack_record(rows, s * S::steps_width, S::steps_width,
-                  out.data() + static_cast<std::size_t>(rank) * S::head_bytes +
-                      static_cast<std::size_t>(number * parts + s) * S::record_in);
+                  block + static_cast<std::size_t>(number * parts + s) * S::record_in);
     }
   }
-  return out;
+}
+
+// work(shape<...>) for the compiled shape.
+template <class Work>
+auto with_shape(model_shape shape, Work work) {
+  return shape == model_shape::tiny ? work(tiny_rows8{}) : work(smollm2_135m_rows8{});
 }
 
 }  // namespace
 
-std::vector<std::byte> pack_layers(model_shape shape,
-                                   std::span<const coded_layer> layers,
-                                   bool rope_neighbours) {
-  return shape == model_shape::tiny ? layers_of<tiny_rows8>(layers, rope_neighbours)
-                                    : layers_of<smollm2_135m_rows8>(layers, rope_neighbours);
+std::size_t layer_stream_bytes(model_shape shape, int layers) {
+  return with_shape(shape, [&]<class S>(S) {
+    return std::size_t{blocks} * static_cast<std::size_t>(layers) * S::layer_bytes;
+  });
+}
+std::size_t head_stream_bytes(model_shape shape) {
+  return with_shape(shape, []<class S>(S) { return std::size_t{blocks} * S::head_bytes; });
 }
 
-std::vector<std::byte> pack_head(model_shape shape, const coded_matrix& head) {
-  return shape == model_shape::tiny ? head_of<tiny_rows8>(head) : head_of<smollm2_135m_rows8>(head);
+void pack_layer(model_shape shape,
+                const coded_layer& from,
+                bool rope_neighbours,
+                layer_place place,
+                std::span<std::byte> streams) {
+  with_shape(shape,
+             [&]<class S>(S) { pack_layer_of<S>(from, rope_neighbours, place, streams.data()); });
+}
+
+void pack_head(model_shape shape,
+               const coded_matrix& head,
+               int block,
+               std::span<std::byte> streams) {
+  with_shape(shape, [&]<class S>(S) { pack_head_of<S>(head, block, streams.data()); });
 }
 
 result<model_shape> shape_for(const model::hyperparameters& given) {

@@ -55,6 +55,17 @@ struct round_of_steps {
   u32x2 x[4][Columns];
 };
 
+// Where a lane's part of x stands: at[j] of step j, four steps later 1024 bytes (times columns) on;
+// the next eight rows `column` bytes on.
+struct lane_inputs {
+  const char* at[4];
+  int column;
+};
+template <int Columns>
+FORETOKEN_DEVICE lane_inputs in_order(const char* first) {
+  return {{first, first + Columns * 256, first + Columns * 512, first + Columns * 768}, 256};
+}
+
 // Walks over the steps of one unit.
 template <int Steps, int Columns>
 struct unit_reader {
@@ -63,24 +74,21 @@ struct unit_reader {
   const char* last_codes;
   const char* even;  // scales of steps 0 and 2 of a round
   const char* odd;   // of steps 1 and 3
-  const char* rows;
-  FORETOKEN_DEVICE unit_reader(const char* record,
-                               const char* rows_of_segment,
-                               int segment,
-                               int lane)
+  lane_inputs x;
+  FORETOKEN_DEVICE unit_reader(const char* record, const lane_inputs& inputs, int segment, int lane)
       : codes(record + lane * 16),
         last_codes(record + whole * 128 + lane * 4),
         even(record + Steps * 128 + lane / 4 * 8),
         // An odd number of steps lets every other segment begin in the middle of a group.
         odd(even + (Steps % 2 == 1 && segment % 2 == 1 ? 64 : 0)),
-        rows(rows_of_segment + lane * 8) {}
+        x(inputs) {}
   FORETOKEN_DEVICE void load(round_of_steps<Columns>& to, int steps) const {
     FORETOKEN_UNROLL
     for (int j = 0; j < steps; ++j) {
       to.scale[j] = *reinterpret_cast<const u32x2*>((j % 2 == 0 ? even : odd) + j / 2 * 64);
       FORETOKEN_UNROLL
       for (int c = 0; c < Columns; ++c) {
-        to.x[j][c] = *reinterpret_cast<const u32x2*>(rows + (j * Columns + c) * 256);
+        to.x[j][c] = *reinterpret_cast<const u32x2*>(x.at[j] + c * x.column);
       }
     }
   }
@@ -90,7 +98,8 @@ struct unit_reader {
     codes += 512;
     even += 128;
     odd += 128;
-    rows += 1024 * Columns;
+    FORETOKEN_UNROLL
+    for (int j = 0; j < 4; ++j) x.at[j] += 1024 * Columns;
   }
   FORETOKEN_DEVICE void rest(round_of_steps<Columns>& to) const {
     std::uint32_t word[4] = {};
@@ -117,25 +126,42 @@ FORETOKEN_DEVICE void multiply(float (&sum)[Columns][4], const round_of_steps<Co
   }
 }
 
-// Sums of `Units` units side by side. Four steps a round and a short loop: a kernel of straight
-// lines would wait for instructions.
+// Sums of `Units` units side by side; the next round's words are on their way while one is used.
+// Two rounds a turn of the loop: what runs once is bound by the fetch of instructions, about five
+// cycles each, whatever it computes.
 template <int Steps, int Columns, int Units>
 FORETOKEN_DEVICE void unit_sums(float (&sum)[Units][Columns][4],
                                 unit_reader<Steps, Columns> (&reader)[Units]) {
+  constexpr int rounds = Steps / 4, rest = Steps % 4;
+  static_assert(rounds % 2 == 0 || rounds == 1 || rounds == 3);
+  round_of_steps<Columns> now[Units], next[Units];
+  const auto load = [&](round_of_steps<Columns>(&to)[Units]) {
+    FORETOKEN_UNROLL
+    for (int u = 0; u < Units; ++u) reader[u].next(to[u]);
+  };
+  const auto multiply_all = [&](const round_of_steps<Columns>(&from)[Units]) {
+    FORETOKEN_UNROLL
+    for (int u = 0; u < Units; ++u) multiply<4, Columns>(sum[u], from[u]);
+  };
+  load(now);
   FORETOKEN_UNROLL_BY(1)
-  for (int i = 0; i < Steps / 4; ++i) {
-    round_of_steps<Columns> round[Units];
-    FORETOKEN_UNROLL
-    for (int u = 0; u < Units; ++u) reader[u].next(round[u]);
-    FORETOKEN_UNROLL
-    for (int u = 0; u < Units; ++u) multiply<4, Columns>(sum[u], round[u]);
+  for (int i = 0; i < (rounds - 1) / 2; ++i) {
+    load(next);
+    multiply_all(now);
+    load(now);
+    multiply_all(next);
   }
-  if constexpr (Steps % 4 != 0) {
-    round_of_steps<Columns> round[Units];
+  if constexpr (rounds % 2 == 0) load(next);
+  round_of_steps<Columns> last[Units];
+  if constexpr (rest != 0) {
     FORETOKEN_UNROLL
-    for (int u = 0; u < Units; ++u) reader[u].rest(round[u]);
+    for (int u = 0; u < Units; ++u) reader[u].rest(last[u]);
+  }
+  multiply_all(now);
+  if constexpr (rounds % 2 == 0) multiply_all(next);
+  if constexpr (rest != 0) {
     FORETOKEN_UNROLL
-    for (int u = 0; u < Units; ++u) multiply<Steps % 4, Columns>(sum[u], round[u]);
+    for (int u = 0; u < Units; ++u) multiply<rest, Columns>(sum[u], last[u]);
   }
 }
 
@@ -149,9 +175,10 @@ FORETOKEN_DEVICE void tile_sums(float (&total)[Columns][4],
   FORETOKEN_UNROLL_BY(1)
   for (int s = 0; s < parts; s += 2) {
     float sum[2][Columns][4] = {};
-    const char* const from = rows + s * Steps * 256 * Columns;
+    const char* const from = rows + s * Steps * 256 * Columns + lane * 8;
     unit_reader<Steps, Columns> reader[2] = {
-        {record(s), from, s, lane}, {record(s + 1), from + Steps * 256 * Columns, s + 1, lane}};
+        {record(s), in_order<Columns>(from), s, lane},
+        {record(s + 1), in_order<Columns>(from + Steps * 256 * Columns), s + 1, lane}};
     unit_sums<Steps, Columns, 2>(sum, reader);
     FORETOKEN_UNROLL
     for (int c = 0; c < Columns; ++c) {

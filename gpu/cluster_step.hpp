@@ -21,9 +21,8 @@
 #include <vector>
 
 #include "base/result.hpp"
+#include "gpu/kernels.hpp"
 #include "model/hyperparameters.hpp"
-
-struct CUstream_st;
 
 namespace foretoken::gpu::cluster {
 
@@ -31,11 +30,10 @@ namespace foretoken::gpu::cluster {
 enum class model_shape : std::uint8_t { smollm2_135m, tiny };
 
 struct limits {
-  int layer_bytes = 0;  // of one block's stream of a layer
-  int head_bytes = 0;   // of one block's stream of the head
-  int rows_max = 0;     // of a lane
-  int spans_max =
-      0;  // of 256 positions: the most for all sequences whose attention one block merges
+  int rows_max = 0;  // of a lane
+  int kv_heads = 0;
+  // Of 256 positions: the most for all sequences whose attention one block merges.
+  int spans_max = 0;
   int shared_bytes = 0;  // of a block
 };
 limits limits_of(model_shape shape);
@@ -54,18 +52,28 @@ struct coded_layer {
   coded_matrix q, k, v, o, gate, up, down;
 };
 
-// Bytes for device memory, 16-byte aligned: [16 blocks][layers][layer_bytes], [16
-// blocks][head_bytes].
-std::vector<std::byte> pack_layers(model_shape shape,
-                                   std::span<const coded_layer> layers,
-                                   bool rope_neighbours);
-std::vector<std::byte> pack_head(model_shape shape, const coded_matrix& head);
+// Streams for device memory, 16-byte aligned: [16 blocks][layers][layer_bytes] and
+// [16 blocks][head_bytes]. Packing one layer, or one block of the head, writes nothing else.
+std::size_t layer_stream_bytes(model_shape shape, int layers);
+std::size_t head_stream_bytes(model_shape shape);
+struct layer_place {
+  int layer = 0, layers = 0;
+};
+void pack_layer(model_shape shape,
+                const coded_layer& from,
+                bool rope_neighbours,
+                layer_place place,
+                std::span<std::byte> streams);
+void pack_head(model_shape shape,
+               const coded_matrix& head,
+               int block,
+               std::span<std::byte> streams);
 
 // Device memory, constant while steps run.
 struct weights {
   const std::byte* layers = nullptr;
-  const std::byte* head = nullptr;
-  const std::uint16_t* embedding = nullptr;  // [vocabulary][width] f16
+  const std::byte* head = nullptr;  // null: the general path's head follows (step_arguments)
+  packed_matrix embedding;          // the general path's own
   const float* gains =
       nullptr;  // [2 layers + 1][width]: attention and FFN norm of each, final norm
   const float* angles = nullptr;  // [context][64]: 32 cosines, then 32 sines
@@ -84,8 +92,10 @@ struct ring_record {
 };
 
 constexpr int lane_rows_most = 16;
+constexpr int lanes_at_once = 7;  // of a launch
 struct lane_rows {
   int rows = 0;
+  int first = 0;                       // its first row's place in `normed` and `squares`
   std::uint32_t step = 0;              // marks the ring records; never the value before
   std::int32_t token[lane_rows_most];  // -1 - i: take previous[i] instead
   std::int32_t position[lane_rows_most];
@@ -102,15 +112,25 @@ struct step_arguments {
   int pages = 0;                // of the pool
   const std::int32_t* page_tables = nullptr;  // [tables][table_stride]
   int table_stride = 0;
+  // Where the input of the general path's head goes, or null: the step ends with its own head. f16
+  // of x times the final norm [rows of all lanes][normed_stride], sums of squares [..][width / 16].
+  std::uint16_t* normed = nullptr;
+  int normed_stride = 0;
+  float* squares = nullptr;
   int lanes = 0;
-  lane_rows lane[7];
-  long long* cycles = nullptr;  // [64] clock at each phase of one layer; null = off
+  lane_rows lane[lanes_at_once];
+  std::uint32_t* clamped = nullptr;  // device counter of values that did not fit f16; may be null
+  long long* cycles = nullptr;       // [64] clock at each phase of one layer; null = off
 };
 
+// Whether the device of this number has clusters of 16 blocks at all; needs no context.
+bool supported(int ordinal);
 // Raises the shared memory limit; once a device, before the first launch.
 status prepare(model_shape shape);
 // Clusters of this shape that run at once on the current device.
 result<int> lanes_of_device(model_shape shape);
+// Whether one lane can hold rows at these positions: 1..rows_max of them, not too long together.
+bool lane_fits(model_shape shape, std::span<const std::int32_t> positions);
 // Queues the step. REQUIRES 1..rows_max rows in each lane, positions within `angles` and the
 // tables.
 status launch(model_shape shape, const step_arguments& step, CUstream_st* stream);

@@ -78,12 +78,6 @@ FORETOKEN_DEVICE void store_counted(std::uint32_t at, const u32x4& v, std::uint3
       "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(b)
       : "memory");
 }
-FORETOKEN_DEVICE void store_counted(std::uint32_t at, std::uint32_t v, std::uint32_t b) {
-  asm volatile(
-      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0],%1,[%2];" ::"r"(at),
-      "r"(v), "r"(b)
-      : "memory");
-}
 // The same with local addresses and a block.
 FORETOKEN_DEVICE void send_16(std::uint32_t at, const u32x4& v, std::uint32_t b, int rank) {
   store_counted(address_in(at, rank), v, address_in(b, rank));

@@ -34,12 +34,13 @@ struct device_facts {
 // Device memory a model will take, as named parts; computed before any is taken.
 struct memory_plan {
   std::uint64_t context_bytes = 0;    // the driver's, with our code loaded
-  std::uint64_t weight_bytes = 0;     // repacked weights, norms and biases, rope tables
+  std::uint64_t weight_bytes = 0;     // repacked weights (once a path), norms, biases, rope tables
   std::uint64_t kv_bytes = 0;         // the pool
   std::uint64_t workspace_bytes = 0;  // activations, logits, page tables
   std::uint64_t pinned_bytes = 0;     // host memory: inputs and results of a step; not in the total
   int kv_pages = 0;
   std::uint64_t kv_page_bytes = 0;
+  std::string decode_path;  // which kernels decode steps run on and, if not the fastest, why
   std::uint64_t total_bytes() const noexcept {
     return context_bytes + weight_bytes + kv_bytes + workspace_bytes;
   }
@@ -69,7 +70,7 @@ class library {
 // Compared as text, library against program: release, interface, compiler, and the sizes of what
 // both sides hold. The number goes up when a member changes its meaning.
 inline std::string interface_version() {
-  std::string text = "foretoken " FORETOKEN_VERSION " interface 1, gcc " __VERSION__ ", sizes";
+  std::string text = "foretoken " FORETOKEN_VERSION " interface 2, gcc " __VERSION__ ", sizes";
   for (const std::size_t size :
        {sizeof(options), sizeof(memory_plan), sizeof(device_facts), sizeof(model::model_file),
         sizeof(model::hyperparameters), sizeof(model::layer_tensors), sizeof(model::slice),

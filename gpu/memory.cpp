@@ -96,11 +96,12 @@ result<memory_plan> plan(const model::model_file& file, const options& chosen) {
   memory_plan out;
   out.kv_page_bytes = kv_page_bytes(*padded);
   out.kv_pages = kv_pages(*padded, chosen);
-  const auto weights = weight_bytes(file, chosen, padded->context);
+  const auto weights = needs_of(file, chosen, padded->context);
   if (!weights) return weights.error();
   const step_sizes sizes(*padded, chosen, out.kv_page_bytes);
   out.context_bytes = context_bytes;
-  out.weight_bytes = *weights;
+  out.weight_bytes = weights->bytes;
+  out.decode_path = weights->decode_path;
   // One page more than sequences can have: rows that pad a bucket write there.
   out.kv_bytes = (static_cast<std::uint64_t>(out.kv_pages) + 1) * out.kv_page_bytes;
   out.workspace_bytes = lay_out(*padded, sizes).bytes;

@@ -2,6 +2,7 @@
 // Work on single rows and pages: the embedding, layer norms, copies of pages.
 
 #include "gpu/linear_launch.cuh"
+#include "gpu/packed_value.cuh"
 #include "gpu/residual_stream.cuh"
 
 namespace foretoken::gpu {
@@ -11,31 +12,6 @@ namespace {
 // ---------------------------------------- Reads out of the matrix as the head has it packed: 16
 // bytes hold 8 values of one row, no more are wasted than a sector's rest. One block a row; bytes:
 // 2 to 4 width read, 4 width written.
-
-FORETOKEN_DEVICE float packed_value(const packed_matrix& w, int row, int column) {
-  const std::size_t steps = wide(padded_columns(w.columns) / 16);
-  const std::size_t tile = wide(row / 16);
-  const std::size_t step = wide(column / 16);
-  const int at = fragment_offset(row % 16, column % 16);
-  const std::size_t fragment = (tile * steps + step) * 256 + wide(at);
-  std::uint16_t half = 0;
-  if (w.form == weight_form::f16) {
-    half = static_cast<const std::uint16_t*>(w.codes)[fragment];
-  } else {
-    const std::uint32_t both = w.scales[(tile * (steps / 2) + step / 2) * 16 + wide(row % 16)];
-    const auto* codes = static_cast<const unsigned char*>(w.codes);
-    std::uint32_t code = 0;
-    if (w.form == weight_form::w8) {
-      code = codes[fragment];
-    } else {
-      const std::uint32_t word = reinterpret_cast<const std::uint32_t*>(codes)[fragment / 8];
-      code = word >> (4 * (at % 8 / 2) + 16 * (at % 2)) & 15;
-    }
-    half = static_cast<std::uint16_t>(
-        half_pair_fma(both, half_pair(static_cast<float>(code), 0), both >> 16));
-  }
-  return float_of(half) * (w.row_scale != nullptr ? w.row_scale[row] : 1.0f);
-}
 
 struct embed_job {
   embed_arguments given;

@@ -34,6 +34,7 @@ status step::take() {
          .shared_bytes_max = runtime::shared_bytes_max(weights_->ordinal),
          .dependent = false};
 
+  FORETOKEN_TRY(prepare_clusters());
   const workspace_layout layout = lay_out(padded, sizes_);
   const std::uint64_t pool_bytes =
       (static_cast<std::uint64_t>(sizes_.pages) + 1) * kv_page_bytes(padded);

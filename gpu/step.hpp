@@ -4,7 +4,8 @@
 //
 // A step is padded to a bucket of rows and to a class of sequence length, so that steps of the same
 // bucket and class differ in the content of device arrays only and can be recorded once and
-// replayed. Rows that pad write page pages() of the pool, which no sequence has.
+// replayed. Rows that pad write page pages() of the pool, which no sequence has. Decode steps of
+// models that have weights for it run on clusters instead: same bits, one launch.
 
 #include <compare>
 #include <functional>
@@ -13,6 +14,7 @@
 #include <span>
 #include <vector>
 
+#include "gpu/lanes.hpp"
 #include "gpu/memory.hpp"
 #include "gpu/weights.hpp"
 #include "model/ops.hpp"
@@ -69,7 +71,8 @@ class step final : public model::ops {
     std::size_t bytes = 0;             // of all above
     std::int32_t* copies = nullptr;    // [copies][2]
   };
-  enum class mode { direct, recording, replaying };
+  // lanes: clusters run the layers, whose operations queue nothing here.
+  enum class mode { direct, recording, replaying, lanes };
 
   step(std::shared_ptr<const weights> from, const options& chosen);
   status take();
@@ -84,11 +87,22 @@ class step final : public model::ops {
   int fill_slice(const model::slice& one, int table, int row, int& tile);
   status queue_copies(const model::micro_batch& batch);
 
-  // Queues a launch, and keeps it when the step is to be recorded; nothing when it is replayed.
+  // Decode steps on clusters (step_cluster.cpp).
+  status prepare_clusters();
+  lane_deal deal() const noexcept;
+  bool lane_holds(const model::micro_batch& batch, row_range own) const;
+  bool fits_lanes(const model::micro_batch& batch) const;
+  bool own_head() const noexcept;
+  void fill_lane(cluster::lane_rows& to, row_range own) const;
+  void queue_lanes();
+
+  // Queues a launch, and keeps it when the step is to be recorded; nothing when it is replayed
+  // or lanes run it.
   template <class Launch>
   void queue(Launch&& launch);
   step_rows rows() const noexcept;
   void queue_head(int first, int count);
+  void queue_digest(int count);
   status finish_queue();
   bool one_block() const noexcept;  // all logits at once: the end is part of the recorded step
   status wait_for_end();
@@ -127,7 +141,9 @@ class step final : public model::ops {
   int row_count_ = 0;
   std::uint64_t steps_ = 0;
   mode mode_ = mode::direct;
-  status queued_;  // the first launch that failed
+  int lanes_ = 0;          // clusters at once; 0: none
+  bool on_lanes_ = false;  // this step
+  status queued_;          // the first launch that failed
   std::vector<std::function<status()>> pending_;
   std::map<bucket, runtime::recording> recordings_;
   logits_probe probe_ = nullptr;
@@ -136,7 +152,7 @@ class step final : public model::ops {
 
 template <class Launch>
 void step::queue(Launch&& launch) {
-  if (mode_ == mode::replaying || !queued_) return;
+  if (mode_ == mode::replaying || mode_ == mode::lanes || !queued_) return;
   queued_ = launch();
   on_.dependent = true;
   if (mode_ == mode::recording) pending_.emplace_back(std::forward<Launch>(launch));

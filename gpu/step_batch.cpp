@@ -105,8 +105,14 @@ void step::choose_bucket(const model::micro_batch& batch) {
       tasks > sizes_.head_rows || tasks == 0 ? 0 : bucket_of(tasks, sizes_.head_rows);
   bucket_.top = top_class(std::min(top, digest_top));
 
-  constexpr std::size_t recordings_max = 96;
   mode_ = mode::direct;
+  on_lanes_ = fits_lanes(batch);
+  if (on_lanes_) {
+    bucket_.rows = row_count_;
+    bucket_.head_rows = tasks > sizes_.head_rows ? 0 : tasks;
+    return;
+  }
+  constexpr std::size_t recordings_max = 96;
   if (!chosen_.graphs) return;
   if (recordings_.contains(bucket_)) {
     mode_ = mode::replaying;
@@ -221,6 +227,7 @@ status step::begin(const model::micro_batch& batch) {
   on_.dependent = false;  // the first kernel waits for the whole of what came before
   const take_inputs_arguments given{host_inputs_, device_inputs_, host_.bytes};
   queue([this, given] { return launch_take_inputs(on_, given); });
+  if (on_lanes_) mode_ = mode::lanes;
   return queued_ ? status() : failed(queued_.error());
 }
 

@@ -36,6 +36,10 @@ void step::queue_head(int first, int count) {
   given.softcap = shape().final_softcap;
   given.logits = logits_;
   queue([this, given] { return launch_head(on_, given); });
+  queue_digest(count);
+}
+
+void step::queue_digest(int count) {
   digest_arguments digest;
   digest.rows = count;
   digest.logits = logits_;
@@ -78,7 +82,15 @@ status step::head(model::step_result& out) {
   for (const head_task& task : tasks_) {
     if (task.target >= 0) out.slices[size_of(task.slice)].scores.emplace_back();
   }
-  if (bucket_.head_rows > 0) queue_head(0, bucket_.head_rows);
+  if (on_lanes_) {
+    mode_ = mode::direct;
+    queue_lanes();
+  }
+  if (on_lanes_ && own_head()) {
+    queue_digest(bucket_.head_rows);
+  } else if (bucket_.head_rows > 0) {
+    queue_head(0, bucket_.head_rows);
+  }
   if (one_block()) {
     const announce_arguments given{device_.number, done_};
     queue([this, given] { return launch_announce(on_, given); });

@@ -145,6 +145,20 @@ float scale_of_row(const std::vector<float>& row) {
   return std::ldexp(1.0f, std::ilogb(largest));
 }
 
+// One row's codes, scales and minima, each of the row's length.
+void read_row(const model::tensor& part,
+              std::int64_t row,
+              std::uint8_t* codes,
+              std::uint16_t* scale,
+              std::uint16_t* minimum) {
+  for (std::int64_t g = 0; g < part.columns / group_values; ++g, codes += group_values) {
+    const coded_group group = read_group(part.type, group_bytes(part, row, g));
+    std::ranges::copy(group.codes, codes);
+    *scale++ = group.scale;
+    *minimum++ = group.minimum;
+  }
+}
+
 void spread(const matrix_source& matrix, const std::uint16_t* from, std::uint16_t* to) {
   for (int g = 0; g < matrix.groups; ++g) {
     std::copy_n(from + g * matrix.from, matrix.from, to + g * matrix.to);
@@ -236,6 +250,19 @@ weight_form kept_form(const matrix_source& matrix) {
   return code_max <= 15 ? weight_form::w4 : weight_form::w8;
 }
 
+coded_rows read_codes(const model::tensor& part) {
+  const std::size_t groups = at(part.columns / group_values);
+  coded_rows out;
+  out.codes.resize(at(part.rows) * at(part.columns));
+  out.scale.resize(at(part.rows) * groups);
+  out.minimum.resize(out.scale.size());
+  for (std::int64_t row = 0; row < part.rows; ++row) {
+    read_row(part, row, out.codes.data() + at(row) * at(part.columns),
+             out.scale.data() + at(row) * groups, out.minimum.data() + at(row) * groups);
+  }
+  return out;
+}
+
 void pack_rows_f16(
     const matrix_source& matrix, int first, int count, std::byte* codes, float* row_scale) {
   const int columns = matrix.columns();
@@ -271,15 +298,8 @@ void pack_rows_kept(const matrix_source& matrix,
   for (int r = 0; r < count; ++r) {
     const auto& [part, index] = matrix.rows[at(first + r)];
     if (part == nullptr) continue;
-    for (std::size_t g = 0; g < groups; ++g) {
-      const coded_group group =
-          read_group(part->type, group_bytes(*part, index, static_cast<std::int64_t>(g)));
-      std::copy(
-          group.codes.begin(), group.codes.end(),
-          values.begin() + static_cast<std::ptrdiff_t>(at(r) * at(columns) + g * group_values));
-      scale[at(r) * groups + g] = group.scale;
-      minimum[at(r) * groups + g] = group.minimum;
-    }
+    read_row(*part, index, values.data() + at(r) * at(columns), scale.data() + at(r) * groups,
+             minimum.data() + at(r) * groups);
   }
   pack_quantised(form, values, scale, minimum, columns, plain_order(count), codes, scales);
 }

@@ -45,6 +45,13 @@ std::vector<float> ordered_bias(const matrix_source& matrix,
 // The form in which every row of the matrix can be kept exactly.
 weight_form kept_form(const matrix_source& matrix);
 
+// A whole matrix of 4-bit groups, row after row. REQUIRES kept_form() == w4.
+struct coded_rows {
+  std::vector<std::uint8_t> codes;            // [rows][columns]
+  std::vector<std::uint16_t> scale, minimum;  // [rows][columns / 32], f16
+};
+coded_rows read_codes(const model::tensor& part);
+
 // Packs rows [first, first + count), whole 16s, as a matrix of their own. row_scale [count].
 void pack_rows_f16(
     const matrix_source& matrix, int first, int count, std::byte* codes, float* row_scale);

@@ -2,13 +2,13 @@
 #include "gpu/weights.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <string>
-#include <thread>
 #include <utility>
 
+#include "gpu/cluster_weights.hpp"
+#include "gpu/each_block.hpp"
 #include "gpu/weight_rows.hpp"
 
 namespace foretoken::gpu {
@@ -16,44 +16,7 @@ namespace {
 
 using model::tensor;
 
-constexpr std::size_t alignment = 256;
 constexpr int block_rows = 1024;  // rows packed at once: 1 to 10 MiB of staging
-
-std::size_t whole(std::size_t bytes) {
-  return (bytes + alignment - 1) / alignment * alignment;
-}
-
-// Gives out pieces of one buffer. Without a buffer it only counts; the order of calls is the same.
-class arena {
- public:
-  arena() = default;
-  arena(std::byte* base, const runtime::stream* queue) : base_(base), queue_(queue) {}
-  bool counting() const noexcept { return base_ == nullptr; }
-  std::size_t used() const noexcept { return used_; }
-  std::byte* take(std::size_t bytes) {
-    std::byte* out = base_ == nullptr ? nullptr : base_ + used_;
-    used_ += whole(bytes);
-    return out;
-  }
-  void put(std::byte* to, const void* from, std::size_t bytes) {
-    if (base_ == nullptr || !state_) return;
-    state_ = queue_->upload(to, from, bytes);
-    if (state_) state_ = queue_->wait();  // pageable memory: the source may go at once
-  }
-  const float* floats(const std::vector<float>& values) {
-    if (values.empty()) return nullptr;
-    std::byte* to = take(values.size() * sizeof(float));
-    put(to, values.data(), values.size() * sizeof(float));
-    return reinterpret_cast<const float*>(to);
-  }
-  status state() const { return state_; }
-
- private:
-  std::byte* base_ = nullptr;
-  const runtime::stream* queue_ = nullptr;
-  std::size_t used_ = 0;
-  status state_;
-};
 
 std::vector<float> floats(const tensor& source, bool plus_one = false) {
   if (source.empty()) return {};
@@ -63,23 +26,6 @@ std::vector<float> floats(const tensor& source, bool plus_one = false) {
     for (float& value : out) value += 1.0f;
   }
   return out;
-}
-
-// Blocks of rows on all cores; each block writes its own part of `codes` and `scales`.
-template <class Work>
-void each_block(int rows, Work work) {
-  std::atomic<int> next{0};
-  const auto run = [&] {
-    for (int first = next.fetch_add(block_rows); first < rows; first = next.fetch_add(block_rows)) {
-      work(first, std::min(block_rows, rows - first));
-    }
-  };
-  const int blocks = (rows + block_rows - 1) / block_rows;
-  const int helpers =
-      std::min(blocks, static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))) - 1;
-  std::vector<std::jthread> threads;
-  for (int i = 0; i < helpers; ++i) threads.emplace_back(run);
-  run();
 }
 
 // Room above a row's residual stream times a norm's weights in f16, in powers of two: families
@@ -116,9 +62,19 @@ class loader {
           rope < 0 ? 0 : file_.shape.ropes[static_cast<std::size_t>(rope)].frequency.size();
       out.layers.push_back(layer(from.layers[i], out.padded, static_cast<int>(pairs)));
     }
+    fill_clusters(out);
   }
 
  private:
+  void fill_clusters(weights& out) {
+    const auto shape = cluster_shape(file_, out);
+    if (!shape) {
+      out.decode_path = "the general path, because " + shape.error().message;
+      return;
+    }
+    out.decode_path = "clusters of 16 multiprocessors";
+    out.clusters = load_cluster_weights(file_, *shape, out, space_);
+  }
   norm_parameters norm(const tensor& weight, const tensor& bias) {
     if (weight.empty()) return {};
     norm_parameters out;
@@ -178,7 +134,7 @@ class loader {
     std::vector<std::uint32_t> packed_scales(scale_bytes / sizeof(std::uint32_t));
     std::vector<float> factors(half ? source.rows.size() : 0, 1.0f);
     const auto rows = static_cast<std::size_t>(out.rows);
-    each_block(out.rows, [&](int first, int count) {
+    each_block(out.rows, block_rows, [&](int first, int count) {
       const auto begin = static_cast<std::size_t>(first);
       std::byte* to = packed.data() + code_bytes / rows * begin;
       if (half) return pack_rows_f16(source, first, count, to, factors.data() + begin);
@@ -290,14 +246,12 @@ result<model::hyperparameters> padded_shape(const model::hyperparameters& shape)
   return out;
 }
 
-result<std::uint64_t> weight_bytes(const model::model_file& file,
-                                   const options& chosen,
-                                   int context) {
+result<weight_needs> needs_of(const model::model_file& file, const options& chosen, int context) {
   auto out = bare(file, chosen, context);
   if (!out) return std::move(out).error();
   arena space;
   loader(file, chosen, context, space, {}).fill(**out);
-  return std::uint64_t{space.used()};
+  return weight_needs{space.used(), (*out)->decode_path};
 }
 
 result<std::shared_ptr<const weights>> load_weights(const model::model_file& file,
@@ -306,9 +260,9 @@ result<std::shared_ptr<const weights>> load_weights(const model::model_file& fil
                                                     const model::load_progress& progress) {
   auto out = bare(file, chosen, context);
   if (!out) return std::move(out).error();
-  const auto bytes = weight_bytes(file, chosen, context);
-  if (!bytes) return bytes.error();
-  auto memory = runtime::buffer::take(runtime::place::device, *bytes);
+  const auto needs = needs_of(file, chosen, context);
+  if (!needs) return needs.error();
+  auto memory = runtime::buffer::take(runtime::place::device, needs->bytes);
   if (!memory) return std::move(memory).error();
   auto queue = runtime::stream::make();
   if (!queue) return std::move(queue).error();

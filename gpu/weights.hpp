@@ -7,8 +7,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
+#include "gpu/cluster_step.hpp"
 #include "gpu/kernels.hpp"
 #include "gpu/library.hpp"
 #include "gpu/runtime.hpp"
@@ -29,6 +32,12 @@ struct rope_table {
   int pairs = 0;                  // padded
 };
 
+// The same model for decode steps on clusters (cluster_weights.hpp).
+struct cluster_weights {
+  cluster::model_shape shape{};
+  cluster::weights view;
+};
+
 class weights {
  public:
   model::hyperparameters shape;   // the file's, context as used here
@@ -38,17 +47,21 @@ class weights {
   norm_parameters final_norm;
   std::vector<layer_weights> layers;
   std::vector<rope_table> ropes;
-  runtime::buffer memory;  // what all of the above points into
+  std::optional<cluster_weights> clusters;
+  std::string decode_path;  // which path decode steps take, for people
+  runtime::buffer memory;   // what all of the above points into
 };
 
 // The shape as this device will run it; errors: unsupported.
 result<model::hyperparameters> padded_shape(const model::hyperparameters& shape);
 int padded_pairs(std::size_t pairs) noexcept;
 
-// What load_weights() will take of device memory.
-result<std::uint64_t> weight_bytes(const model::model_file& file,
-                                   const options& chosen,
-                                   int context);
+// What load_weights() will take of device memory, and what for.
+struct weight_needs {
+  std::uint64_t bytes = 0;
+  std::string decode_path;
+};
+result<weight_needs> needs_of(const model::model_file& file, const options& chosen, int context);
 result<std::shared_ptr<const weights>> load_weights(const model::model_file& file,
                                                     const options& chosen,
                                                     int context,

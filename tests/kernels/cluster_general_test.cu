@@ -4,7 +4,6 @@
 #include <string>
 
 #include "gpu/kernels.hpp"
-#include "gpu/packing.hpp"
 #include "tests/kernels/cluster_model.cuh"
 
 namespace foretoken::cluster_test {
@@ -13,26 +12,12 @@ namespace {
 using gpu::packed_matrix;
 
 struct general_matrix {
+  general_order host;
   on_device<std::byte> codes;
   on_device<std::uint32_t> scales;
   packed_matrix view;
   general_matrix(const std::vector<const random_matrix*>& parts, const gpu::row_order& order)
-      : codes(gpu::packed_code_bytes(gpu::weight_form::w4, int(order.size()), parts[0]->columns)),
-        scales(gpu::packed_scale_bytes(gpu::weight_form::w4, int(order.size()), parts[0]->columns) /
-               4) {
-    std::vector<std::uint8_t> all;
-    std::vector<std::uint16_t> scale, minimum;
-    for (const random_matrix* m : parts) {
-      all.insert(all.end(), m->codes.begin(), m->codes.end());
-      scale.insert(scale.end(), m->scale.begin(), m->scale.end());
-      minimum.insert(minimum.end(), m->minimum.begin(), m->minimum.end());
-    }
-    std::vector<std::byte> packed(codes.count);
-    std::vector<std::uint32_t> pairs(scales.count);
-    gpu::pack_quantised(gpu::weight_form::w4, all, scale, minimum, parts[0]->columns, order,
-                        packed.data(), pairs.data());
-    check(cudaMemcpy(codes.at, packed.data(), packed.size(), cudaMemcpyHostToDevice), "codes");
-    check(cudaMemcpy(scales.at, pairs.data(), pairs.size() * 4, cudaMemcpyHostToDevice), "scales");
+      : host(parts, order), codes(host.codes), scales(host.scales) {
     view.codes = codes.at;
     view.scales = scales.at;
     view.rows = int(order.size());
@@ -67,11 +52,8 @@ class general_step {
     }
     head_ = std::make_unique<general_matrix>(std::vector<const random_matrix*>{model.head.get()},
                                              gpu::plain_order(d.vocabulary));
-    const gpu::row_order order = gpu::plain_order(d.vocabulary);
-    std::vector<std::byte> table(
-        gpu::packed_code_bytes(gpu::weight_form::f16, int(order.size()), d.width));
-    gpu::pack_f16(model.embedding, d.width, order, table.data());
-    embedding_ = std::make_unique<on_device<std::byte>>(table);
+    embedding_ = std::make_unique<general_matrix>(
+        std::vector<const random_matrix*>{model.embedding.get()}, gpu::plain_order(d.vocabulary));
     model::hyperparameters shape;
     shape.width = d.width;
     shape.heads = d.heads;
@@ -105,32 +87,39 @@ class general_step {
     }
     const on_device<std::int32_t> token(tokens), position(positions), table(tables);
     const on_device<gpu::attention_tile> tile(tiles);
-    const on_device<float> logits(std::size_t(rows) * head_->view.rows);
     gpu::launch_context on;
     on.dependent = false;
     const gpu::step_rows step{token.at,        position.at,      table.at,
                               pool_.tables.at, pool_.pages_each, rows};
     gpu::embed_arguments embed;
     embed.rows = step;
-    embed.table = {
-        embedding_->at,       nullptr, nullptr, nullptr, (d.vocabulary + 15) / 16 * 16, d.width,
-        gpu::weight_form::f16};
+    embed.table = embedding_->view;
     embed.work = work_;
     embed.next_norm = norm(0);
     check(gpu::launch_embed(on, embed));
     for (int i = 0; i < d.layers; ++i) layer(on, step, tile.at, i, longest);
-    gpu::head_arguments head;
-    head.rows = rows;
-    head.which = table.at;
-    head.rows_of_x = rows;
-    head.work = work_;
-    head.norm = norm(2 * d.layers);
-    head.matrix = head_->view;
-    head.logits = logits.at;
-    check(gpu::launch_head(on, head));
-    check(cudaDeviceSynchronize(), "general step");
+    return head(rows);
+  }
+  // The head alone, of what stands in the workspace.
+  std::vector<float> head(int rows) {
+    std::vector<std::int32_t> all;
+    for (int r = 0; r < rows; ++r) all.push_back(r);
+    const on_device<std::int32_t> which(all);
+    const on_device<float> logits(std::size_t(rows) * head_->view.rows);
+    gpu::launch_context on;
+    on.dependent = false;
+    gpu::head_arguments given;
+    given.rows = given.rows_of_x = rows;
+    given.which = which.at;
+    given.work = work_;
+    given.norm = norm(2 * model_.size.layers);
+    given.matrix = head_->view;
+    given.logits = logits.at;
+    check(gpu::launch_head(on, given));
+    check(cudaDeviceSynchronize(), "general head");
     return logits.read();
   }
+  const gpu::workspace& work() const { return work_; }
   int head_rows() const { return head_->view.rows; }
 
  private:
@@ -195,10 +184,33 @@ class general_step {
   const uploaded_model& uploaded_;
   const kv_pool& pool_;
   std::vector<std::unique_ptr<general_matrix>> qkv_, o_, gate_, down_;
-  std::unique_ptr<general_matrix> head_;
-  std::unique_ptr<on_device<std::byte>> embedding_;
+  std::unique_ptr<general_matrix> head_, embedding_;
   gpu::workspace work_;
 };
+
+// Rows of `a` and `b`, whose logits are `stride` apart, of which `vocabulary` count.
+int count_differences(const char* what,
+                      const std::vector<float>& a,
+                      int stride_a,
+                      const std::vector<float>& b,
+                      int stride_b,
+                      const std::vector<std::int32_t>& positions) {
+  int failures = 0;
+  const int vocabulary = std::min(stride_a, stride_b);
+  for (std::size_t r = 0; r < positions.size(); ++r) {
+    std::size_t different = 0;
+    double most = 0;
+    for (int i = 0; i < vocabulary; ++i) {
+      const float one = a[r * stride_a + i], other = b[r * stride_b + i];
+      different += std::memcmp(&one, &other, 4) != 0;
+      most = std::max(most, double(std::fabs(one - other)));
+    }
+    if (different != 0) ++failures;
+    std::printf("%s %s, position %d: %zu of %d logits differ, most %g\n",
+                different == 0 ? "ok  " : "FAIL", what, positions[r], different, vocabulary, most);
+  }
+  return failures;
+}
 
 int compare(model_shape shape, bool neighbours) {
   const random_model model(shape, neighbours, 77);
@@ -238,21 +250,20 @@ int compare(model_shape shape, bool neighbours) {
   for (std::size_t i = 0; i < pool_of_general.size(); ++i) {
     different_lines += pool_of_general[i] != pool_of_cluster[i];
   }
-  int failures = 0;
-  for (int r = 0; r < 8; ++r) {
-    std::size_t different = 0;
-    double most = 0;
-    for (int i = 0; i < model.size.vocabulary; ++i) {
-      const float a = of_cluster[std::size_t(r) * model.size.vocabulary + i];
-      const float b = of_general[std::size_t(r) * general.head_rows() + i];
-      different += std::memcmp(&a, &b, 4) != 0;
-      most = std::max(most, double(std::fabs(a - b)));
-    }
-    if (different != 0) ++failures;
-    std::printf("%s position %d: %zu of %d logits differ, most %g\n",
-                different == 0 ? "ok  " : "FAIL", positions[r], different, model.size.vocabulary,
-                most);
-  }
+  int failures = count_differences("own head", of_cluster, model.size.vocabulary, of_general,
+                                   general.head_rows(), positions);
+  // The same step up to the head, and the general path's head on what it left.
+  pool.fill();
+  step.normed = general.work().normed;
+  step.normed_stride = gpu::padded_columns(model.size.width);
+  step.squares = general.work().squares;
+  const std::size_t rows = 8, width = std::size_t(model.size.width);
+  check(cudaMemset(step.normed, 0xFF, rows * std::size_t(step.normed_stride) * 2), "poison");
+  check(cudaMemset(step.squares, 0xFF, rows * width / 16 * 4), "poison");
+  check(launch(shape, step, nullptr));
+  check(cudaDeviceSynchronize(), "layers alone");
+  failures += count_differences("general head", general.head(8), general.head_rows(), of_general,
+                                general.head_rows(), positions);
   std::printf("%s keys and values: %zu differ\n", different_lines == 0 ? "ok  " : "FAIL",
               different_lines);
   return failures + (different_lines != 0);

@@ -15,6 +15,7 @@
 #include "base/half.hpp"
 #include "gpu/cluster_layout.hpp"
 #include "gpu/cluster_step.hpp"
+#include "gpu/packing.hpp"
 
 namespace foretoken::cluster_test {
 
@@ -121,8 +122,7 @@ struct random_model {
   dimensions size;
   bool neighbours;
   std::vector<random_layer> layer;
-  std::unique_ptr<random_matrix> head;
-  std::vector<std::uint16_t> embedding;
+  std::unique_ptr<random_matrix> head, embedding;
   std::vector<float> gains, angles;
   int context = 4096;
 
@@ -140,8 +140,8 @@ struct random_model {
                        {d, size.ffn, 1, random}});
     }
     head = std::make_unique<random_matrix>(size.vocabulary, d, 2.0f, random);
-    embedding.resize(static_cast<std::size_t>(size.vocabulary) * d);
-    for (auto& e : embedding) e = float_to_f16(random.between(-1, 1));
+    const float one = 0.6f * std::sqrt(static_cast<float>(d));  // values up to about 1
+    embedding = std::make_unique<random_matrix>(size.vocabulary, d, one, random);
     gains.resize(static_cast<std::size_t>(2 * size.layers + 1) * d);
     for (auto& g : gains) g = random.between(0.5f, 1.5f);
     for (int p = 0; p < context; ++p) {
@@ -163,23 +163,64 @@ struct random_model {
   }
 };
 
+// A matrix in the general path's order, packed on the host.
+struct general_order {
+  std::vector<std::byte> codes;
+  std::vector<std::uint32_t> scales;
+  general_order(const std::vector<const random_matrix*>& parts, const gpu::row_order& order) {
+    std::vector<std::uint8_t> all;
+    std::vector<std::uint16_t> scale, minimum;
+    for (const random_matrix* m : parts) {
+      all.insert(all.end(), m->codes.begin(), m->codes.end());
+      scale.insert(scale.end(), m->scale.begin(), m->scale.end());
+      minimum.insert(minimum.end(), m->minimum.begin(), m->minimum.end());
+    }
+    const int rows = int(order.size()), columns = parts[0]->columns;
+    codes.resize(gpu::packed_code_bytes(gpu::weight_form::w4, rows, columns));
+    scales.resize(gpu::packed_scale_bytes(gpu::weight_form::w4, rows, columns) / 4);
+    gpu::pack_quantised(gpu::weight_form::w4, all, scale, minimum, columns, order, codes.data(),
+                        scales.data());
+  }
+};
+
+inline std::vector<std::byte> layer_streams(const random_model& m) {
+  std::vector<std::byte> out(layer_stream_bytes(m.size.shape, m.size.layers));
+  const std::vector<coded_layer> all = m.views();
+  for (int i = 0; i < m.size.layers; ++i) {
+    pack_layer(m.size.shape, all[std::size_t(i)], m.neighbours, {i, m.size.layers}, out);
+  }
+  return out;
+}
+inline std::vector<std::byte> head_streams(const random_model& m) {
+  std::vector<std::byte> out(head_stream_bytes(m.size.shape));
+  for (int i = 0; i < blocks; ++i) pack_head(m.size.shape, m.head->view(), i, out);
+  return out;
+}
+
 struct uploaded_model {
   const random_model& host;
-  on_device<std::byte> layers, head;
-  on_device<std::uint16_t> embedding;
+  general_order packed_embedding;
+  on_device<std::byte> layers, head, embedding;
+  on_device<std::uint32_t> embedding_scales;
   on_device<float> gains, angles;
   explicit uploaded_model(const random_model& from)
       : host(from),
-        layers(pack_layers(from.size.shape, from.views(), from.neighbours)),
-        head(pack_head(from.size.shape, from.head->view())),
-        embedding(from.embedding),
+        packed_embedding({from.embedding.get()}, gpu::plain_order(from.size.vocabulary)),
+        layers(layer_streams(from)),
+        head(head_streams(from)),
+        embedding(packed_embedding.codes),
+        embedding_scales(packed_embedding.scales),
         gains(from.gains),
         angles(from.angles) {}
   weights view() const {
     weights w;
     w.layers = layers.at;
     w.head = head.at;
-    w.embedding = embedding.at;
+    w.embedding.codes = embedding.at;
+    w.embedding.scales = embedding_scales.at;
+    w.embedding.rows = (host.size.vocabulary + 15) / 16 * 16;
+    w.embedding.columns = host.size.width;
+    w.embedding.form = gpu::weight_form::w4;
     w.gains = gains.at;
     w.angles = angles.at;
     w.layer_count = host.size.layers;

@@ -102,7 +102,7 @@ std::vector<double> reference_step(
     const random_model& m, const history& past, int sequence, int token, int position) {
   const std::size_t width = m.size.width;
   std::vector<double> x(width);
-  for (std::size_t i = 0; i < width; ++i) x[i] = f16_to_float(m.embedding[token * width + i]);
+  for (std::size_t i = 0; i < width; ++i) x[i] = m.embedding->at(token, int(i));
   const auto add = [&](const std::vector<double>& y) {
     for (std::size_t i = 0; i < width; ++i) x[i] += y[i];
   };

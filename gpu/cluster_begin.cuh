@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The beginning of a step: who attends to what and how many bytes each exchange brings, from the
+// positions of the lane's rows; then barriers and the first weights.
+
+#include "gpu/cluster_finish.cuh"
+
+namespace foretoken::gpu::cluster {
+
+template <class S>
+FORETOKEN_DEVICE void fill_rows(const block<S>& b) {
+  tables& t = b.table();
+  if (b.thread < b.rows) {
+    const int token = b.rows_of.token[b.thread];
+    t.token[b.thread] = token < 0 ? b.rows_of.previous[-1 - token] : token;
+    t.position[b.thread] = b.rows_of.position[b.thread];
+    t.table[b.thread] = b.rows_of.table[b.thread];
+    t.newest_page[b.thread] = b.job.page_tables[wide(t.table[b.thread]) * wide(b.job.table_stride) +
+                                                wide(t.position[b.thread] / page_positions)];
+  }
+  if (b.thread == 0) t.clamped = 0;
+}
+
+FORETOKEN_DEVICE int spans_of(int position) {
+  return position / span_positions + 1;
+}
+
+// Spans of all pairs are numbered through; span s belongs to block s % 16, its pair to pair % 16.
+template <class S>
+FORETOKEN_DEVICE void fill_pairs(const block<S>& b) {
+  tables& t = b.table();
+  const int pairs = b.rows * S::kv_heads;
+  if (b.thread <= pairs) {
+    int first = 0, slot = 0;
+    for (int p = 0; p < b.thread; ++p) {
+      const int spans = spans_of(t.position[p / S::kv_heads]);
+      first += spans;
+      if (p % blocks == b.thread % blocks) slot += spans;
+    }
+    t.first_span[b.thread] = first;
+    if (b.thread < pairs) {
+      t.first_slot[b.thread] = slot;
+      std::uint32_t readers = 0;
+      const int spans = spans_of(t.position[b.thread / S::kv_heads]);
+      for (int s = 0; s < spans && s < blocks; ++s) readers |= 1u << ((first + s) % blocks);
+      t.readers[b.thread] = readers;
+    }
+  }
+}
+
+template <class S>
+FORETOKEN_DEVICE void fill_items(const block<S>& b) {
+  using at = memory<S>;
+  tables& t = b.table();
+  const int pairs = b.rows * S::kv_heads;
+  const int total = t.first_span[pairs];
+  const int n = b.thread;
+  if (n < spans_most && b.rank + n * blocks < total) {
+    int pair = 0;
+    while (t.first_span[pair + 1] <= b.rank + n * blocks) ++pair;
+    const int number = b.rank + n * blocks - t.first_span[pair];
+    t.item[n] = {pair, t.position[pair / S::kv_heads], number * span_positions,
+                 t.first_slot[pair] + number};
+  }
+  if (n == spans_most) {
+    t.spans = total > b.rank ? (total - b.rank + blocks - 1) / blocks : 0;
+    std::uint32_t attention = 0, merge = 0;
+    for (int p = 0; p < pairs; ++p) {
+      if (t.readers[p] >> b.rank & 1) attention += (S::group + 2) * head_dim * 2;
+      if (p % blocks == b.rank) {
+        merge +=
+            static_cast<std::uint32_t>((t.first_span[p + 1] - t.first_span[p]) * at::span_sent);
+      }
+    }
+    t.bytes[to_attention] = attention;
+    t.bytes[to_merge] = merge;
+    t.bytes[to_output] = static_cast<std::uint32_t>(b.rows * S::heads * head_dim * 2);
+    t.bytes[to_ffn] = t.bytes[to_next] = residual_bytes<S>(b.rows);
+    t.bytes[to_down] = static_cast<std::uint32_t>(b.rows * S::ffn * 2);
+  }
+}
+
+template <class S>
+FORETOKEN_DEVICE void fill_pages(const block<S>& b) {
+  const tables& t = b.table();
+  auto* const pages = reinterpret_cast<int*>(b.base() + memory<S>::pages);
+  for (int i = b.thread; i < t.spans * span_pages; i += threads) {
+    const work_item& item = t.item[i / span_pages];
+    const int page = item.first / page_positions + i % span_pages;
+    pages[i] = 0;
+    if (page * page_positions > item.position) continue;
+    pages[i] = b.job.page_tables[wide(t.table[item.pair / S::kv_heads]) * wide(b.job.table_stride) +
+                                 wide(page)] *
+                   S::kv_heads +
+               item.pair % S::kv_heads;
+  }
+}
+
+template <class S>
+FORETOKEN_DEVICE void arm(const block<S>& b, exchange which) {
+  if (b.table().bytes[which] > 0) barrier_expect(b.arrival(which), b.table().bytes[which]);
+}
+// A compute thread waits for an exchange of `layer`; the first one arms the barrier again.
+template <class S>
+FORETOKEN_DEVICE void await(const block<S>& b, exchange which, int layer) {
+  barrier_wait(b.arrival(which), layer & 1);
+  if (b.thread == 0) arm(b, which);
+  __syncwarp();
+}
+
+// Tables, barriers, the first layer's weights. Ends with a barrier of the cluster.
+template <class S>
+FORETOKEN_DEVICE void begin(block<S>& b) {
+  if (b.lane == 0) {
+    for (int i = 0; i < barriers_a_warp; ++i) barrier_init(b.weight_barrier(b.warp, i));
+    if (b.warp == 0) {
+      for (int i = 0; i < exchanges; ++i) barrier_init(b.arrival(static_cast<exchange>(i)));
+    }
+    fence_barrier_init();
+    const duties mine = duties_of(b);
+    if (mine.q) load_record(b, matrix::q, 0);
+    if (mine.o) load_record(b, matrix::o, 0);
+    if (mine.g) load_record(b, matrix::g, 0);
+    if (mine.d) load_record(b, matrix::d, 0);
+  }
+  fill_rows(b);
+  block_sync();
+  fill_pairs(b);
+  block_sync();
+  fill_items(b);
+  block_sync();
+  if (b.thread == 0) {
+    for (int i = 0; i < exchanges; ++i) arm(b, static_cast<exchange>(i));
+  }
+  fill_pages(b);
+  for (int i = b.thread; i < b.rows * head_dim; i += threads) {
+    b.floats(memory<S>::angles)[i] =
+        b.job.model.angles[wide(b.table().position[i / head_dim]) * head_dim + wide(i % head_dim)];
+  }
+  FORETOKEN_UNROLL
+  for (int i = 0; i < 4; ++i) b.peer[i] = address_in(b.local(0), 4 * (b.lane / 8) + i);
+  cluster_barrier();
+}
+
+}  // namespace foretoken::gpu::cluster

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The layers of a step, phase by phase, and the four warps that serve the FFN of the other twelve.
+
+#include "gpu/cluster_begin.cuh"
+#include "gpu/cluster_head.cuh"
+#include "gpu/cluster_merge.cuh"
+
+namespace foretoken::gpu::cluster {
+
+// Clock readings of one layer by one thread, for the benchmark; compiled out where steps run.
+template <bool On>
+struct stopwatch {
+  long long* to;
+  bool here = false;
+  int n = 0;
+  FORETOKEN_DEVICE void lap() {
+    if constexpr (On) {
+      if (here) to[n++] = clock64();
+    }
+  }
+};
+
+// Item n by the n-th of the four warps that have no part in the FFN.
+template <class S>
+FORETOKEN_DEVICE void prefetch_spans(const block<S>& b, int layer) {
+  if (layer >= b.job.model.layer_count) return;
+  const auto* const pages = reinterpret_cast<const int*>(b.base() + memory<S>::pages);
+  for (int n = b.warp - tile_warps; n < b.table().spans; n += other_warps) {
+    const work_item item = b.table().item[n];
+    for (int i = 0; i < span_pages && item.first + i * page_positions <= item.position; ++i) {
+      prefetch_line(head_page(layer_pages(b, layer), pages[n * span_pages + i]) + b.lane * 64);
+    }
+  }
+}
+
+// sum / Count, rounded as a division is: one step of refinement with the rounded reciprocal
+// (Markstein). Checked for every mantissa and the counts compiled in, 2026-11-24.
+template <int Count>
+FORETOKEN_DEVICE float divided(float sum) {
+  constexpr float count = Count, reciprocal = 1.0f / count;
+  const float near = sum * reciprocal;
+  const float refined = fused_multiply_add(fused_multiply_add(-near, count, sum), reciprocal, near);
+  return near < INFINITY ? refined : near;
+}
+
+// 1 / rms of rows 4 group .. 4 group + 3 by one warp, in the order of lane_order_sum: the tree of
+// lanes is folded so that each quarter of the warp ends with one row.
+template <class S>
+FORETOKEN_DEVICE void row_scales(const block<S>& b, int which, int group) {
+  using at = memory<S>;
+  static_assert(S::tiles_width <= 64);
+  const auto* const squares =
+      reinterpret_cast<const f32x4*>(b.floats(at::squares) + which * at::squares_floats) +
+      group * S::tiles_width;
+  f32x4 v{0, 0, 0, 0};
+  if (S::tiles_width >= 32 || b.lane < S::tiles_width) v = squares[b.lane];
+  if (S::tiles_width > 32 && b.lane + 32 < S::tiles_width) {
+    const f32x4 next = squares[b.lane + 32];
+    v = {v.x + next.x, v.y + next.y, v.z + next.z, v.w + next.w};
+  }
+  const bool upper = (b.lane & 16) != 0, later = (b.lane & 8) != 0;
+  const float one = (upper ? v.z : v.x) + shuffle_xor(upper ? v.x : v.z, 16);
+  const float two = (upper ? v.w : v.y) + shuffle_xor(upper ? v.y : v.w, 16);
+  float sum = (later ? two : one) + shuffle_xor(later ? one : two, 8);
+  sum += shuffle_xor(sum, 4);
+  sum += shuffle_xor(sum, 2);
+  sum += shuffle_xor(sum, 1);
+  const float scale = 1.0f / sqrtf(divided<S::width>(sum) + b.job.model.norm_epsilon);
+  if (b.lane % 8 == 0) {
+    b.floats(at::scale)[which * S::rows + 4 * group + b.lane / 16 * 2 + (later ? 1 : 0)] = scale;
+  }
+  __syncwarp();
+}
+template <class S>
+FORETOKEN_DEVICE int row_groups(const block<S>& b) {
+  return (b.rows + 3) / 4;
+}
+
+// The four other warps while twelve do the FFN, and before the head.
+template <class S>
+FORETOKEN_DEVICE void serve_ffn(const block<S>& b, int layer) {
+  prefetch_spans(b, layer + 1);
+  barrier_wait(b.arrival(to_ffn), layer & 1);
+  if (b.warp - tile_warps < row_groups(b)) row_scales(b, 1, b.warp - tile_warps);
+  meet_without_waiting(meet_scale, threads);
+}
+template <class S>
+FORETOKEN_DEVICE void serve_head(const block<S>& b) {
+  barrier_wait(b.arrival(to_next), b.job.model.layer_count & 1);
+  if (b.warp - tile_warps < row_groups(b)) row_scales(b, 0, b.warp - tile_warps);
+  meet_without_waiting(meet_scale, threads);
+}
+
+// One unit by every warp.
+template <class S, int Steps>
+FORETOKEN_DEVICE void product(
+    const block<S>& b, matrix m, int barrier_index, int layer, const lane_inputs& inputs) {
+  using at = memory<S>;
+  barrier_wait(b.weight_barrier(b.warp, barrier_index), layer & 1);
+  float sum[1][S::columns][4] = {};
+  unit_reader<Steps, S::columns> reader[1] = {{slot_of(b, m), inputs, b.warp % parts, b.lane}};
+  unit_sums<Steps, S::columns, 1>(sum, reader);
+  store_unit<S::columns>(b.floats(at::units) + b.warp * at::unit_floats, sum[0], b.rows);
+}
+
+// Where the warp's segment begins for this lane.
+template <class S>
+FORETOKEN_DEVICE lane_inputs qkv_inputs(const block<S>& b) {
+  const int first = b.warp % parts * S::steps_width * 256 * S::columns;
+  return in_order<S::columns>(b.base() + memory<S>::input + first + b.lane * 8);
+}
+template <class S>
+FORETOKEN_DEVICE lane_inputs hidden_inputs(const block<S>& b) {
+  const int first = b.warp % parts * S::steps_ffn * 256 * S::columns;
+  const int place = hidden_place(b.lane % 4 / 2, b.lane / 4) + b.lane % 2 * 8;
+  return in_order<S::columns>(b.base() + memory<S>::hidden + first + place);
+}
+template <class S>
+FORETOKEN_DEVICE lane_inputs output_inputs(const block<S>& b) {
+  lane_inputs out;
+  out.column = 1024;
+  FORETOKEN_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    const int step = b.warp % parts * S::steps_out + j;
+    out.at[j] = b.base() + memory<S>::output + step / 4 * S::columns * 1024 +
+                attended_place(b.lane / 4, step % 4 * 2 + b.lane % 4 / 2) + b.lane % 2 * 8;
+  }
+  return out;
+}
+
+// The lines of the block's first span in `layer`.
+template <class S>
+FORETOKEN_DEVICE void load_first(const block<S>& b, lines& l, int layer) {
+  if (b.table().spans == 0) return;
+  const work_item item = b.table().item[0];
+  load_keys(b, l, item, 0, layer_pages(b, layer));
+  load_values(b, l, item, 0, layer_pages(b, layer));
+}
+
+template <class S, class Watch>
+FORETOKEN_DEVICE void attention_half(block<S>& b, const qkv_plan& plan, int layer, Watch& watch) {
+  using at = memory<S>;
+  lines l;
+  load_first(b, l, layer);
+  await(b, to_next, layer);
+  watch.lap();
+  // First the scales, which take long and little of the issue slots.
+  if (warps - 1 - b.warp < row_groups(b)) row_scales(b, 0, warps - 1 - b.warp);
+  if (duties_of(b).q) product<S, S::steps_width>(b, matrix::q, 0, layer, qkv_inputs(b));
+  meet(meet_qkv, threads);
+  b.forget();
+  watch.lap();
+  finish_qkv(b, plan, b.job.kv + (layer_pages(b, layer) - b.job.kv));
+  __syncwarp();
+  watch.lap();
+  if (b.table().bytes[to_attention] > 0) {
+    await(b, to_attention, layer);
+    b.forget();
+    meet(meet_block, threads);  // results of chunks take the place of inputs and sums of q, k, v
+    watch.lap();
+    attend(b, l, layer);
+  }
+  // Keys and values first: a cluster reads 23 bytes a cycle and block.
+  refill(b, matrix::q, layer, duties_of(b).q);
+  watch.lap();
+  if (b.table().bytes[to_merge] > 0) {
+    await(b, to_merge, layer);
+    b.forget();
+    watch.lap();
+    merge_spans(b);
+  }
+  watch.lap();
+}
+
+// x += W_o a, and the load of W_down, which waited for keys and values to pass.
+template <class S, class Watch>
+FORETOKEN_DEVICE void output_product(block<S>& b,
+                                     const residual_plan& plan,
+                                     int layer,
+                                     Watch& watch) {
+  using at = memory<S>;
+  const f32x2 gain = gains_for(b, plan, 2 * layer + 1);
+  await(b, to_output, layer);
+  b.forget();
+  watch.lap();
+  if (duties_of(b).o) product<S, S::steps_out>(b, matrix::o, 1, layer, output_inputs(b));
+  meet(meet_tiles, tile_threads);
+  b.forget();
+  finish_residual(b, plan, gain, 1, to_ffn);
+  __syncwarp();
+  watch.lap();
+  refill(b, matrix::o, layer, duties_of(b).o);
+  if (layer > 0 && b.lane == 0 && duties_of(b).d) load_record(b, matrix::d, layer);
+  __syncwarp();
+}
+
+// h = silu(gate) * up.
+template <class S, class Watch>
+FORETOKEN_DEVICE void hidden_product(block<S>& b, int layer, Watch& watch) {
+  using at = memory<S>;
+  await(b, to_ffn, layer);
+  b.forget();
+  watch.lap();
+  float total[S::columns][4] = {};
+  if (duties_of(b).g) {
+    barrier_wait(b.weight_barrier(b.warp, 2), layer & 1);
+    tile_sums<S::steps_width, S::columns>(total, b.base() + at::input, [&](int s) {
+      return static_cast<const char*>(slot_of(b, matrix::g, s));
+    });
+  }
+  meet(meet_scale, threads);
+  watch.lap();
+  if (duties_of(b).g) finish_hidden(b, total);
+  __syncwarp();
+  watch.lap();
+  refill(b, matrix::g, layer, duties_of(b).g);
+}
+
+// x += W_down h.
+template <class S, class Watch>
+FORETOKEN_DEVICE void down_product(block<S>& b,
+                                   const residual_plan& plan,
+                                   int layer,
+                                   Watch& watch) {
+  using at = memory<S>;
+  const f32x2 gain = gains_for(b, plan, 2 * layer + 2);
+  await(b, to_down, layer);
+  b.forget();
+  watch.lap();
+  if (duties_of(b).d) product<S, S::steps_ffn>(b, matrix::d, 6, layer, hidden_inputs(b));
+  meet(meet_tiles, tile_threads);
+  b.forget();
+  finish_residual(b, plan, gain, 0, to_next);
+  __syncwarp();
+  refill(b, matrix::d, layer, false);  // the head's, after the last layer
+  watch.lap();
+}
+
+template <class S, class Watch>
+FORETOKEN_DEVICE void run_layers(block<S>& b, Watch& watch) {
+  const qkv_plan plan = plan_qkv(b);
+  const residual_plan residual = plan_residual(b);
+  if (b.warp < tile_warps) send_embedding(b, residual);
+  for (int layer = 0; layer < b.job.model.layer_count; ++layer) {
+    watch.here = blockIdx.x == 0 && b.thread == 0 && layer == b.job.model.layer_count / 3;
+    watch.lap();
+    b.forget();
+    attention_half(b, plan, layer, watch);
+    if (b.warp < tile_warps) {
+      output_product(b, residual, layer, watch);
+      hidden_product(b, layer, watch);
+      down_product(b, residual, layer, watch);
+    } else {
+      serve_ffn(b, layer);
+    }
+  }
+}
+
+template <class S>
+FORETOKEN_DEVICE void run_head(block<S>& b) {
+  best_of_rows<S> best;
+  FORETOKEN_UNROLL
+  for (int c = 0; c < S::columns; ++c) {
+    best.logit[c][0] = best.logit[c][1] = -INFINITY;
+    best.id[c][0] = best.id[c][1] = -1;
+  }
+  if (b.warp < tile_warps) {
+    barrier_wait(b.arrival(to_next), b.job.model.layer_count & 1);
+    meet(meet_scale, threads);
+    head_tiles(b, best, duties_of(b).g ? b.job.model.layer_count : 0);
+  } else {
+    serve_head(b);
+  }
+  send_best(b, best);
+}
+
+}  // namespace foretoken::gpu::cluster
