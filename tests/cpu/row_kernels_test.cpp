@@ -199,5 +199,118 @@ TEST_CASE("row_kernels: int8 is within half a scale, and says what was not finit
   }
 }
 
+// Keys and values of `pages` pages in bf16; what no query may read is a NaN.
+struct bf16_pages {
+  int dim;
+  std::vector<std::uint16_t> bytes;
+  std::vector<page_id> ids;
+  std::vector<std::vector<double>> keys, values;  // [position][dim]
+
+  bf16_pages(int head_dim, int pages, int first, int end) : dim(head_dim) {
+    const auto page = static_cast<std::size_t>(kv_head_bytes(kv_type::bf16, dim)) / 2;
+    bytes.assign(page * static_cast<std::size_t>(pages), std::uint16_t{0});
+    const auto all = values_of(pages);
+    for (int p = 0; p < pages; ++p) ids.push_back(page_id{pages - 1 - p});
+    for (int at = 0; at < pages * page_tokens; ++at) {
+      std::uint16_t* const keys_at =
+          bytes.data() + page * static_cast<std::size_t>(pages - 1 - at / page_tokens);
+      std::uint16_t* const values_at = keys_at + kv_key_bytes(kv_type::bf16, dim) / 2;
+      keys.emplace_back();
+      values.emplace_back();
+      for (int d = 0; d < dim; ++d) {
+        const bool read = at >= first && at < end;
+        const std::size_t from = 2 * static_cast<std::size_t>(at * dim + d);
+        const std::uint16_t k = read ? float_to_bf16(all[from]) : std::uint16_t{0x7FC0};
+        const std::uint16_t v = read ? float_to_bf16(all[from + 1]) : std::uint16_t{0x7FC0};
+        keys_at[kv_key_index(kv_type::bf16, d, at % page_tokens)] = k;
+        values_at[kv_value_index(kv_type::bf16, padded_dim(dim), d, at % page_tokens)] = v;
+        keys.back().push_back(bf16_to_float(k));
+        values.back().push_back(bf16_to_float(v));
+      }
+    }
+  }
+  std::vector<float> values_of(int pages) const {
+    return cpu::values(2 * pages * page_tokens * dim, 1, 31);
+  }
+};
+
+std::vector<double> attended(
+    const bf16_pages& from, const float* q, int position, int window, double scale) {
+  const int first = window > 0 ? std::max(0, position - window + 1) : 0;
+  std::vector<double> weights, out(static_cast<std::size_t>(from.dim));
+  double most = -1e300, sum = 0;
+  for (int at = first; at <= position; ++at) {
+    double score = 0;
+    for (int d = 0; d < from.dim; ++d) {
+      score += static_cast<double>(bf16_to_float(float_to_bf16(q[d]))) *
+               from.keys[static_cast<std::size_t>(at)][static_cast<std::size_t>(d)];
+    }
+    weights.push_back(score * scale);
+    most = std::max(most, weights.back());
+  }
+  for (double& weight : weights) sum += weight = std::exp(weight - most);
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    for (std::size_t d = 0; d < out.size(); ++d) {
+      out[d] += weights[i] / sum * from.values[static_cast<std::size_t>(first) + i][d];
+    }
+  }
+  return out;
+}
+
+TEST_CASE(
+    "row_kernels: attention over pairs of bf16 is the formula, and reads its own positions only") {
+  for (const row_kernels* kernels : kernels_here()) {
+    for (const int dim : {16, 24, 33, 64, 80, 128}) {
+      for (const int position : {0, 1, 15, 16, 126, 127, 128, 200}) {
+        for (const int window : {0, 7, 40}) {
+          for (int count = 1; count <= attention_tile; ++count) {
+            // the window of the first query, up to the last one's position
+            const int first = window > 0 ? std::max(0, position - window + 1) : 0;
+            const bf16_pages pages(dim, (position + count) / page_tokens + 2, first,
+                                   position + count);
+            const auto q = values(count * dim, 1, 32);
+            std::vector<float> out(static_cast<std::size_t>(count * dim), 7.0f),
+                alone(static_cast<std::size_t>(dim));
+            attention_job job;
+            job.pages = pages.ids.data();
+            job.base = reinterpret_cast<const std::byte*>(pages.bytes.data());
+            job.page_stride = static_cast<std::size_t>(kv_head_bytes(kv_type::bf16, dim));
+            job.head_dim = dim;
+            job.window = window;
+            job.scale = 0.2f;
+            job.type = kv_type::bf16;
+            job.bf16_products = true;
+            attention_job one = job;
+            for (int i = 0; i < count; ++i) {
+              job.queries[job.query_count++] = {q.data() + i * dim, out.data() + i * dim,
+                                                position + i};
+            }
+            kernels->attend(job);
+            CAPTURE(kernels->name);
+            CAPTURE(dim);
+            CAPTURE(position);
+            CAPTURE(window);
+            CAPTURE(count);
+            double worst = 0;
+            for (int i = 0; i < count; ++i) {
+              const auto expected = attended(pages, q.data() + i * dim, position + i, window, 0.2);
+              one.queries[0] = {q.data() + i * dim, alone.data(), position + i};
+              one.query_count = 1;
+              kernels->attend(one);
+              for (int d = 0; d < dim; ++d) {
+                const float got = out[static_cast<std::size_t>(i * dim + d)];
+                worst = std::max(worst, std::abs(static_cast<double>(got) -
+                                                 expected[static_cast<std::size_t>(d)]));
+                REQUIRE(got == alone[static_cast<std::size_t>(d)]);
+              }
+            }
+            CHECK(worst < 0.02);  // a weight in bf16 is off by up to 1 in 256
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace foretoken::cpu
