@@ -7,10 +7,11 @@ import dataclasses
 import json
 import os
 import pathlib
-import resource
 import select
 import signal
 import subprocess
+import tempfile
+import threading
 import time
 
 import forms
@@ -41,14 +42,20 @@ class Program:
 
     def run(self, *words):
         begin = time.perf_counter()
-        process = subprocess.Popen([str(word) for word in words], stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, text=True, env=environment())
-        out, err = process.communicate(timeout=ANSWER_TIMEOUT)
-        self.peak_bytes = max(self.peak_bytes, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
-        if process.returncode != 0:
-            raise Failed(f"{words[0]} ended with {process.returncode}: {err.strip()[-400:]}")
-        self.seconds = time.perf_counter() - begin
-        return out
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            process = subprocess.Popen([str(word) for word in words], stdout=out, stderr=err, env=environment())
+            late = threading.Timer(ANSWER_TIMEOUT, process.kill)
+            late.start()
+            _, status, usage = os.wait4(process.pid, 0)  # the peak of this process alone
+            late.cancel()
+            process.returncode = os.waitstatus_to_exitcode(status)
+            self.seconds = time.perf_counter() - begin
+            self.peak_bytes = max(self.peak_bytes, usage.ru_maxrss * 1024)
+            out.seek(0)
+            err.seek(0)
+            if process.returncode != 0:
+                raise Failed(f"{words[0]} ended with {process.returncode}: {err.read().strip()[-400:]}")
+            return out.read()
 
     def close(self):
         pass
