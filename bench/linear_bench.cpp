@@ -94,8 +94,7 @@ timing measure(const subject& what,
       threads.run(matrix->tiles(), [&](int tile, int thread) {
         const bool last = tile + 1 == threads.first_ticket(thread + 1, matrix->tiles());
         const std::byte* const next =
-            last ? following->tile_data(threads.first_ticket(thread, following->tiles()))
-                 : matrix->tile_data(std::min(tile + 1, matrix->tiles() - 1));
+            cpu::read_after(*matrix, tile, last, *following, threads, thread);
         matrix->apply(tile, x, 0, rows, y.data() + std::ptrdiff_t{tile} * cpu::tile_rows, stride,
                       next);
       });

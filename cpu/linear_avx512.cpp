@@ -142,17 +142,16 @@ struct stream_job {
 // Rows of activations that pass over a tile together.
 template <int Planes, int Rows>
 struct row_block {
-  static constexpr int lines = Planes * Rows;
   const std::int8_t* q;  // of the first row and block
   std::size_t q_stride;  // bytes from one row to the next
   std::size_t at;        // block number of the first row
   std::size_t at_stride;
 
-  row_block(const activations::storage& x, int first_row, int first_block) {
+  row_block(const activations::storage& x, int first_row) {
     constexpr auto block_bytes = static_cast<std::size_t>(Planes * block_columns);
     at_stride = x.blocks;
     q_stride = x.blocks * block_bytes;
-    at = x.block(first_row) + static_cast<std::size_t>(first_block);
+    at = x.block(first_row);
     q = x.bytes + at * block_bytes;
   }
   FORETOKEN_AVX512_INLINE void next() {
@@ -286,7 +285,7 @@ FORETOKEN_AVX512_INLINE void stream_panels(const stream_job& job,
                                            int first_panel,
                                            read_ahead ahead) {
   constexpr integer_form form{Bits, Group, Wide, Minima, 0};
-  row_block<Planes, Rows> rows(job.x, job.first_row, 0);
+  row_block<Planes, Rows> rows(job.x, job.first_row);
   block_sums<Planes, Rows, Panels> block;
 #pragma GCC unroll 16
   for (int i = 0; i < Rows * Panels; ++i) block.y[i / Panels][i % Panels] = _mm512_setzero_ps();

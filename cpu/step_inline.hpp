@@ -49,9 +49,7 @@ void step::each_tile(const linear& matrix,
     const int first = std::min(rows, ticket % parts * rows_a_part);
     const int end = std::min(rows, first + rows_a_part);
     const bool last = ticket + 1 == threads_.first_ticket(thread + 1, tickets);
-    const std::byte* const next =
-        last ? following.tile_data(threads_.first_ticket(thread, following.tiles()))
-             : matrix.tile_data(std::min(tile + 1, matrix.tiles() - 1));
+    const std::byte* const next = read_after(matrix, tile, last, following, threads_, thread);
     float* y = tiles_.data() + at(thread, sizes_.rows * tile_rows);
     matrix.apply(tile, inputs.of(tile), first, end, y, tile_rows, next);
     if (first < end) work(tile, first, end, y + at(first, tile_rows));
