@@ -179,7 +179,6 @@ FORETOKEN_DEVICE void output_product(block<S>& b,
                                      const residual_plan& plan,
                                      int layer,
                                      Watch& watch) {
-  using at = memory<S>;
   const f32x2 gain = gains_for(b, plan, 2 * layer + 1);
   await(b, to_output, layer);
   b.forget();
@@ -223,7 +222,6 @@ FORETOKEN_DEVICE void down_product(block<S>& b,
                                    const residual_plan& plan,
                                    int layer,
                                    Watch& watch) {
-  using at = memory<S>;
   const f32x2 gain = gains_for(b, plan, 2 * layer + 2);
   await(b, to_down, layer);
   b.forget();

@@ -45,9 +45,6 @@ struct launch_context {
   product_tile tile = product_tile::chosen;
 };
 
-// Once a device, before anything is launched or captured: raises the shared memory limits.
-status prepare_kernels();
-
 // ---- weights -----------------------------------------------------------------------------------
 
 // f16: 512 bytes a k-step of a tile. w8 and w4: codes with a scale and a minimum a group of 32

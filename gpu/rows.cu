@@ -159,10 +159,6 @@ status launch_page_copies(const launch_context& on, const page_copy_arguments& g
   return launch(on, copy_pages, {given.count, given.layers, 1}, copy_threads, 0, job);
 }
 
-status prepare_kernels() {
-  return {};
-}
-
 workspace_sizes workspace_bytes(const model::hyperparameters& shape,
                                 int rows_max,
                                 int tiles_max,

@@ -18,7 +18,6 @@ step::~step() = default;
 result<std::unique_ptr<step>> step::make(std::shared_ptr<const weights> from,
                                          const options& chosen) {
   FORETOKEN_TRY(runtime::use_device(from->ordinal));
-  FORETOKEN_TRY(prepare_kernels());
   std::unique_ptr<step> out(new step(std::move(from), chosen));
   FORETOKEN_TRY(out->take());
   return out;

@@ -217,7 +217,6 @@ int compare(model_shape shape, bool neighbours) {
   const uploaded_model uploaded(model);
   const kv_pool pool(model.size, 8, 800);
   check(prepare(shape));
-  check(gpu::prepare_kernels());
   const std::vector<std::int32_t> positions{0, 15, 16, 255, 256, 511, 777, 63};
   std::vector<std::int32_t> tokens;
   for (int i = 0; i < 8; ++i) tokens.push_back((i * 7919 + 13) % model.size.vocabulary);
