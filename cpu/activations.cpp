@@ -45,6 +45,14 @@ const linear_kernels& kernels_for(const options& chosen) {
   return kernels_of(*path);
 }
 
+// A value of block `at`, in units of its scale.
+int quant_of(const activations::storage& s, std::size_t at, int within) noexcept {
+  if (s.words != nullptr) return s.words[at * block_columns + static_cast<std::size_t>(within)];
+  const auto planes = static_cast<std::size_t>(s.planes);
+  const std::int8_t* const q = s.bytes + at * block_columns * planes + within;
+  return planes == 2 ? 256 * q[0] + q[block_columns] : q[0];
+}
+
 }  // namespace
 
 std::uint64_t activations::bytes(int rows_max,
@@ -108,24 +116,18 @@ void activations::set_part(int row, int first, const float* x, int columns) {
   s.kernels->quantise(s, at + whole, padded, 1);
 }
 
-double activations::distance(int row, const float* x, int columns) const noexcept {
+void activations::errors(int row, const float* x, int columns, float* squares) const noexcept {
   const storage& s = *storage_;
-  double squares = 0;
-  for (int k = 0; k < columns; ++k) {
-    const std::size_t at = s.block(row) + static_cast<std::size_t>(k / block_columns);
-    const auto within = static_cast<std::size_t>(k % block_columns);
-    int quant = 0;
-    if (s.words != nullptr) {
-      quant = s.words[at * block_columns + within];
-    } else {
-      const auto planes = static_cast<std::size_t>(s.planes);
-      const std::int8_t* const q = s.bytes + at * block_columns * planes + within;
-      quant = planes == 2 ? 256 * q[0] + q[block_columns] : q[0];
+  for (int first = 0; first < columns; first += block_columns) {
+    const std::size_t at = s.block(row) + static_cast<std::size_t>(first / block_columns);
+    const auto scale = static_cast<double>(s.scales[at]);
+    double sum = 0;
+    for (int k = first; k < std::min(columns, first + block_columns); ++k) {
+      const double away = static_cast<double>(x[k]) - scale * quant_of(s, at, k - first);
+      sum += away * away;
     }
-    const double away = static_cast<double>(x[k]) - static_cast<double>(s.scales[at]) * quant;
-    squares += away * away;
+    squares[first / block_columns] = static_cast<float>(sum);
   }
-  return std::sqrt(squares);
 }
 
 }  // namespace foretoken::cpu

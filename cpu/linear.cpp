@@ -11,6 +11,35 @@
 namespace foretoken::cpu {
 namespace {
 
+matrix_column integer_column(const integer_form& form, const std::byte* tile, int k) noexcept {
+  const std::byte* const record =
+      tile + form.record_bytes() * static_cast<std::size_t>(k / block_columns);
+  const std::byte* const scales = record + form.quant_bytes();
+  const int within = k % block_columns;
+  const std::size_t group_bytes = form.scale_bytes() / static_cast<std::size_t>(form.groups());
+  const std::size_t at = group_bytes * static_cast<std::size_t>(within / form.group);
+  matrix_column out;
+  out.values = matrix_column::form::quants;
+  out.first = record + within / 4 * 4 * tile_rows;
+  out.byte = within % 4;
+  out.offset = form.offset;
+  out.wide_scales = form.wide_scales;
+  out.scales = scales + at;
+  if (form.has_minima) out.minima = scales + form.scale_bytes() + at;
+  return out;
+}
+
+matrix_column float_column(float_form form, const std::byte* tile, int k) noexcept {
+  using kind = matrix_column::form;
+  matrix_column out;
+  out.values = form == float_form::f32   ? kind::f32
+               : form == float_form::f16 ? kind::f16
+                                         : kind::bf16;
+  out.first = tile + std::size_t{form == float_form::f32 ? 4u : 2u} *
+                         static_cast<std::size_t>(k * tile_rows);
+  return out;
+}
+
 class packed_linear final : public linear {
  public:
   packed_linear(linear_plan plan, memory_block memory, const linear_kernels& kernels)
@@ -28,6 +57,18 @@ class packed_linear final : public linear {
   bool reads_floats() const noexcept override {
     return std::any_of(sections_.begin(), sections_.end(),
                        [](const linear_section& section) { return !section.integer; });
+  }
+
+  scale_places scales(int tile) const noexcept override {
+    const place at = find(tile);
+    return {at.data + at.section->integers.quant_bytes(), at.section->integers.record_bytes(),
+            columns_ / block_columns};
+  }
+
+  matrix_column column(int tile, int k) const noexcept override {
+    const place at = find(tile);
+    if (at.section->integer) return integer_column(at.section->integers, at.data, k);
+    return float_column(at.section->floats, at.data, k);
   }
 
   const std::byte* tile_data(int tile) const noexcept override { return find(tile).data; }
@@ -89,23 +130,29 @@ const linear_kernels& kernels_of(isa path) noexcept {
   return portable_kernels;
 }
 
+result<linear::blank> lay_out_plan(linear_plan plan,
+                                   const options& chosen,
+                                   const std::string& name) {
+  const auto path = choose_isa(chosen.path);
+  if (!path) return path.error();
+  auto memory = memory_block::take(plan.bytes());
+  if (!memory) {
+    error failure = memory.error();
+    failure.field = name;
+    return failure;
+  }
+  const std::span bytes(memory->data(), plan.bytes());
+  return linear::blank{std::make_unique<packed_linear>(std::move(plan), std::move(memory).value(),
+                                                       kernels_of(path.value())),
+                       bytes};
+}
+
 result<linear::blank> linear::lay_out(std::span<const model::tensor> parts,
                                       bool interleave16,
                                       const options& chosen) {
-  const auto path = choose_isa(chosen.path);
-  if (!path) return path.error();
   auto plan = plan_linear(parts, interleave16, chosen);
   if (!plan) return plan.error();
-  auto memory = memory_block::take(plan->bytes());
-  if (!memory) {
-    error failure = memory.error();
-    failure.field = parts[0].name;
-    return failure;
-  }
-  const std::span bytes(memory->data(), plan->bytes());
-  return blank{std::make_unique<packed_linear>(std::move(plan).value(), std::move(memory).value(),
-                                               kernels_of(path.value())),
-               bytes};
+  return lay_out_plan(std::move(plan).value(), chosen, parts[0].name);
 }
 
 result<std::unique_ptr<const linear>> linear::pack(std::span<const model::tensor> parts,

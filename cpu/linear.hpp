@@ -12,6 +12,7 @@
 
 #include "base/result.hpp"
 #include "cpu/options.hpp"
+#include "cpu/row_kernels.hpp"
 #include "cpu/thread_pool.hpp"
 #include "model/tensor.hpp"
 
@@ -39,8 +40,8 @@ class activations {
   // Columns [first, first + columns) of row m. REQUIRES first to be a multiple of 32, and columns
   // too unless these are the last ones.
   void set_part(int row, int first, const float* x, int columns);
-  // |x - what stands in row m|, the Euclidean length. REQUIRES quants.
-  double distance(int row, const float* x, int columns) const noexcept;
+  // squares[b] = |x - what stands in row m|^2 over the b-th 32 columns. REQUIRES quants.
+  void errors(int row, const float* x, int columns, float* squares) const noexcept;
   struct storage;
   const storage& get() const noexcept { return *storage_; }
 
@@ -67,6 +68,12 @@ class linear {
   static result<blank> lay_out(std::span<const model::tensor> parts,
                                bool interleave16,
                                const options& chosen);
+  // A draft of a wide matrix: its weights rounded to 4 bits, each off by at most half of the scale
+  // that it shares with the 32 columns around it. REQUIRES can_draft().
+  static result<std::unique_ptr<const linear>> pack_draft(const model::tensor& wide,
+                                                          const options& chosen,
+                                                          thread_pool& threads);
+  static result<blank> lay_out_draft(const model::tensor& wide, const options& chosen);
   virtual ~linear() = default;
   // All packed bytes, as lay_out() wants them back.
   virtual std::span<const std::byte> packed() const noexcept = 0;
@@ -76,6 +83,15 @@ class linear {
   virtual bool reads_floats() const noexcept = 0;  // of its activations
   int tiles() const noexcept { return (rows() + tile_rows - 1) / tile_rows; }
 
+  // Where the f16 scales of a draft's tile stand: for every 32 columns, those of the 64 rows.
+  struct scale_places {
+    const std::byte* first = nullptr;
+    std::size_t stride = 0;  // bytes from those of 32 columns to the next
+    int blocks = 0;
+  };
+  virtual scale_places scales(int tile) const noexcept = 0;
+  // One column of a tile, as row_kernels reads it. REQUIRES 8-bit quants or floats.
+  virtual matrix_column column(int tile, int k) const noexcept = 0;
   // Where the bytes of a tile begin.
   virtual const std::byte* tile_data(int tile) const noexcept = 0;
   // y[m * y_stride + (n - tile * tile_rows)] = W x for n in the tile, m in [row_begin, row_end).
@@ -111,5 +127,9 @@ inline const std::byte* read_after(const linear& matrix,
 std::uint64_t packed_bytes(std::span<const model::tensor> parts,
                            const options& chosen,
                            bool interleave16 = false);
+
+// Whether a matrix takes more than 4 bits a weight and stands in whole blocks of 32 columns.
+bool can_draft(const model::tensor& wide, const options& chosen) noexcept;
+std::uint64_t draft_bytes(const model::tensor& wide) noexcept;  // of pack_draft()
 
 }  // namespace foretoken::cpu

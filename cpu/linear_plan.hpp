@@ -4,6 +4,7 @@
 // pack.
 
 #include <span>
+#include <string>
 #include <vector>
 
 #include "cpu/linear_decode.hpp"
@@ -33,6 +34,11 @@ struct linear_plan {
 result<linear_plan> plan_linear(std::span<const model::tensor> parts,
                                 bool interleave16,
                                 const options& chosen);
+
+// The matrix of a plan before anything is packed into it; `name` is for messages.
+result<linear::blank> lay_out_plan(linear_plan plan,
+                                   const options& chosen,
+                                   const std::string& name);
 
 // Fills one tile; `to` is zero before.
 void pack_tile(const linear_plan& plan, const linear_section& section, int tile, std::byte* to);

@@ -69,6 +69,23 @@ struct attention_job {
   bool bf16_products = false;
 };
 
+// One column of a tile of 64 rows: floats, or quants that are a byte of every four.
+struct matrix_column {
+  enum class form { quants, f32, f16, bf16 };
+  form values = form::f32;
+  const std::byte* first = nullptr;   // floats, or the quants of four columns
+  int byte = 0;                       // of four
+  int offset = 0;                     // a weight is scale * (quant - offset) + minimum
+  bool wide_scales = false;           // f32 instead of f16
+  const std::byte* scales = nullptr;  // [64]
+  const std::byte* minima = nullptr;  // [64], or null
+};
+
+// Between which values something lies; NaN when it is not finite.
+struct value_range {
+  float low = 0, high = 0;
+};
+
 struct row_kernels {
   const char* name;
   void (*rms_norm)(const float* x, const float* weight, int n, float epsilon, float* out);
@@ -87,6 +104,15 @@ struct row_kernels {
   // Rounds to whole multiples of the scale it returns, the largest |x| / 127. A value that is not
   // finite makes the scale a NaN.
   float (*to_int8)(const float* x, int n, std::int8_t* out);
+  // out[n] = sqrt(sum over b of scale[b][n]^2 * energies[b]) for the 64 rows of a tile. The f16
+  // scales of a block are 64 side by side, `stride` bytes behind those of the block before.
+  void (*scale_spread)(
+      const std::byte* scales, std::size_t stride, const float* energies, int blocks, float* out);
+  // y[n] += w[n] * x for the 64 rows of a tile.
+  void (*add_column)(const matrix_column& w, float x, float* y);
+  // Where the largest of the first `count` values of a tile lies when y[n] is off by at most
+  // unit * errors[n].
+  value_range (*largest_of)(const float* y, const float* errors, float unit, int count);
   void (*attend)(const attention_job& job);
 };
 

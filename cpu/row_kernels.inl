@@ -188,3 +188,65 @@ float to_int8(const float* x, int n, std::int8_t* out) {
   }
   return most / 127.0f;
 }
+
+void scale_spread(
+    const std::byte* scales, std::size_t stride, const float* energies, int blocks, float* out) {
+  v16 sums[4] = {set1(0), set1(0), set1(0), set1(0)};
+  for (int b = 0; b < blocks; ++b, scales += stride) {
+    const v16 energy = set1(energies[b]);
+    const auto* from = reinterpret_cast<const std::uint16_t*>(scales);
+    for (v16& sum : sums) {
+      const v16 scale = load_half(from);
+      sum = fma(scale * scale, energy, sum);
+      from += 16;
+    }
+  }
+  for (const v16& sum : sums) {
+    store(out, root(sum));
+    out += 16;
+  }
+}
+
+// Sixteen halves or floats of a vector of scales.
+inline v16 load_scales(const std::byte* from, bool wide, int index) {
+  if (wide) return load(reinterpret_cast<const float*>(from) + index);
+  return load_half(reinterpret_cast<const std::uint16_t*>(from) + index);
+}
+
+inline v16 load_weights(const matrix_column& from, int index) {
+  using form = matrix_column::form;
+  if (from.values == form::f32) return load(reinterpret_cast<const float*>(from.first) + index);
+  const auto* halves = reinterpret_cast<const std::uint16_t*>(from.first);
+  if (from.values == form::f16) return load_half(halves + index);
+  if (from.values == form::bf16) {
+    float lane[16];
+    for (int i = 0; i < 16; ++i) lane[i] = bf16_to_float(halves[index + i]);
+    return load(lane);
+  }
+  const v16 quants = load_byte_of(from.first + 4 * index, from.byte);
+  const v16 centred = quants - set1(static_cast<float>(from.offset));
+  const v16 scaled = centred * load_scales(from.scales, from.wide_scales, index);
+  return from.minima ? scaled + load_scales(from.minima, from.wide_scales, index) : scaled;
+}
+
+void add_column(const matrix_column& w, float x, float* y) {
+  for (int i = 0; i < 64; i += 16) {
+    store(y + i, fma(load_weights(w, i), set1(x), load(y + i)));
+  }
+}
+
+value_range largest_of(const float* y, const float* errors, float unit, int count) {
+  const v16 least = set1(-__builtin_inff());
+  v16 low = least, high = least;
+  v16 poison = set1(0);  // x * 0 is a NaN for what is not finite
+  for (int i = 0; i < count; i += 16) {
+    const int end = count - i < 16 ? count - i : 16;
+    const v16 value = keep(load(y + i), 0, end, set1(0));
+    const v16 error = keep(load(errors + i) * set1(unit), 0, end, set1(0));
+    low = max(low, keep(value - error, 0, end, least));
+    high = max(high, keep(value + error, 0, end, least));
+    poison = fma(value + error, set1(0), poison);
+  }
+  const float nothing = sum_lanes(poison);
+  return {max_lanes(low) + nothing, max_lanes(high) + nothing};
+}

@@ -30,6 +30,12 @@ options of_precise(options chosen) {
   return chosen;
 }
 
+// In exact, a greedy row's candidates are found with inputs of 8 bits.
+options of_rough(options chosen) {
+  chosen.precision = numerics::fast;
+  return chosen;
+}
+
 std::vector<float> floats(int rows, int columns) {
   return std::vector<float>(static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns));
 }
@@ -54,6 +60,9 @@ workspace_sizes::workspace_sizes(const model::hyperparameters& shape,
   if (chosen.precision == numerics::fast) {
     inputs += activations::bytes(rows, width, of_precise(chosen), true);
   }
+  if (chosen.precision == numerics::exact) {
+    inputs += activations::bytes(head_rows, width, of_rough(chosen), false);
+  }
   for (const auto& rope : shape.ropes) angles += static_cast<int>(rope.frequency.size());
 }
 
@@ -68,7 +77,7 @@ std::uint64_t workspace_sizes::bytes() const noexcept {
   const std::uint64_t thread_bytes =
       (size(std::max(columns, qkv)) + size(rows) * size(tile_rows)) * 4 + size(qkv) * 2;
   return size(rows) * row_floats * 4 + inputs + size(threads) * thread_bytes +
-         size(head_rows) * (size(logits) * 4 + size(logits) / tile_rows * 20);
+         size(head_rows) * (size(logits) * 4 + size(logits) / tile_rows * 24 + size(width));
 }
 
 step::step(std::shared_ptr<const weights> from, const options& chosen, kv_pool pool)
@@ -101,11 +110,16 @@ step::step(std::shared_ptr<const weights> from, const options& chosen, kv_pool p
                                              of_precise(of_weights(*weights_, chosen)),
                                              weights_->reads_floats());
   }
-  if (!weights_->head_norms.empty()) {
-    tile_tops_ = floats(sizes_.head_rows, weights_->head->tiles());
-    row_bounds_ = floats(sizes_.head_rows, 1);
-    candidates_.reserve(tile_tops_.size());
-    bounded_results_.reserve(row_bounds_.size());
+  if (weights_->precision == numerics::exact) {
+    rough_ = std::make_unique<activations>(sizes_.head_rows, sizes_.width,
+                                           of_rough(of_weights(*weights_, chosen)), false);
+  }
+  if (weights_->draft || !weights_->head_norms.empty()) {
+    const auto head_rows = static_cast<std::size_t>(sizes_.head_rows);
+    tile_ranges_.resize(head_rows * static_cast<std::size_t>(weights_->head->tiles()));
+    energies_ = floats(sizes_.head_rows, (sizes_.width + 31) / 32);
+    greedy_rows_.resize(head_rows);
+    candidates_.reserve(tile_ranges_.size());
   }
   rows_.reserve(static_cast<std::size_t>(sizes_.rows));
   tasks_.reserve(static_cast<std::size_t>(sizes_.rows));
@@ -185,10 +199,10 @@ void step::embed() {
 }
 
 // Norm of a row of x, in the thread's scratch.
-const float* step::norm_row(int row_index,
-                            const std::vector<float>& weight,
-                            const std::vector<float>& bias,
-                            int thread) {
+float* step::norm_row(int row_index,
+                      const std::vector<float>& weight,
+                      const std::vector<float>& bias,
+                      int thread) {
   const float* x = x_.data() + at(row_index, sizes_.width);
   float* out = scratch_.data() + at(thread, std::max(sizes_.columns, sizes_.qkv));
   if (shape().norm == model::norm_kind::rms) {
@@ -281,7 +295,8 @@ void step::ffn_input(int layer) {
 // The matrix that is read after a layer's last one.
 const linear& step::after_layer(int layer) const noexcept {
   const auto next = static_cast<std::size_t>(layer) + 1;
-  return next < weights_->layers.size() ? *weights_->layers[next].qkv : *weights_->head;
+  if (next < weights_->layers.size()) return *weights_->layers[next].qkv;
+  return drafts(rows_.size()) ? *weights_->draft : *weights_->head;
 }
 
 void step::ffn_output(int layer) {

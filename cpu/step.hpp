@@ -74,6 +74,20 @@ class step final : public model::ops {
     bool sample = false;
   };
 
+  struct candidate {  // a tile that may hold a row's best token
+    int row = 0, tile = 0;
+    token best = -1;
+    float value = 0;  // of `best`; a NaN when a value of the tile is not finite
+  };
+  struct greedy_row {
+    float unit = 0;  // bound of a logit's error per unit of |w|
+    struct {
+      int column = 0;
+      float value = 0;
+    } apart[2];        // the largest inputs, multiplied exactly
+    candidate leader;  // the best tile computed so far
+  };
+
   std::size_t at(int row_index, int stride) const noexcept;
   const float* angles(int row_index, int rope) const noexcept;  // cosines, then sines
   void fill_angles(int row_index);
@@ -93,12 +107,14 @@ class step final : public model::ops {
   const linear& after_layer(int layer) const noexcept;
   // Inputs of 16 bits: in fast, an object of their own.
   activations& precise_inputs() noexcept { return precise_ ? *precise_ : inputs_; }
+  // Inputs of 8 bits, of the rows of one block of the head: in exact, an object of their own.
+  activations& rough_inputs() noexcept { return rough_ ? *rough_ : inputs_; }
   int first_precise_tile() const noexcept;  // of fused QKV
   bool sets_outputs() const noexcept;
-  const float* norm_row(int row_index,
-                        const std::vector<float>& weight,
-                        const std::vector<float>& bias,
-                        int thread);
+  float* norm_row(int row_index,
+                  const std::vector<float>& weight,
+                  const std::vector<float>& bias,
+                  int thread);
   void shape_head(float* head, const std::vector<float>& norm, int layer, int row_index);
   void finish_qkv(int row_index, int layer, int thread);
   void append(int row_index, int layer, const float* keys, const float* values, int thread);
@@ -117,10 +133,18 @@ class step final : public model::ops {
   void collect_tasks(model::step_result& out);
   bool is_greedy(const head_task& task) const noexcept;
   std::size_t split_greedy();
-  void set_bounded_inputs(std::span<const head_task> tasks);
-  float largest_of(int tile, const float* y) const noexcept;
+  bool drafts(std::size_t rows) const noexcept;
+  void set_apart(greedy_row& one, float* x) const noexcept;
+  void set_greedy_inputs(int i, float* x, bool draft);
+  int rows_of_tile(int tile) const noexcept;
+  void add_apart(int i, int tile, float* y) const noexcept;
+  value_range draft_range(int i, int tile, const float* y) const noexcept;
+  value_range bounded_range(int i, int tile, const float* y) const noexcept;
+  void find_ranges(int count, bool draft);
+  void compute_tile(candidate& one, int thread, const std::byte* next);
+  void find_leader(int i, int thread);
   void collect_candidates(int count);
-  void run_bounded_block(std::span<const head_task> tasks, model::step_result& out);
+  void run_greedy_block(std::span<const head_task> tasks, model::step_result& out);
   void run_head_block(std::span<const head_task> tasks, model::step_result& out);
   void finish_task(const head_task& task, std::span<float> logits, model::step_result& out) const;
 
@@ -133,6 +157,7 @@ class step final : public model::ops {
   activations inputs_;                    // of QKV, W_o, gate and up
   activations hidden_inputs_;             // of W_down: written while gate and up still read theirs
   std::unique_ptr<activations> precise_;  // only in fast
+  std::unique_ptr<activations> rough_;    // only in exact
   const model::micro_batch* batch_ = nullptr;
   std::vector<row> rows_;
   std::vector<head_task> tasks_;
@@ -141,15 +166,10 @@ class step final : public model::ops {
   std::vector<float> x_, qkv_, attention_, hidden_, output_, logits_, angles_;
   std::vector<float> scratch_, tiles_;  // one part a thread
   std::vector<std::uint16_t> half_;     // one part a thread
-  struct candidate {                    // a tile that may hold a row's best token
-    int row = 0, tile = 0;
-    token best = -1;
-    float value = 0;
-  };
   std::vector<candidate> candidates_;
-  std::vector<float> tile_tops_;   // [head rows][tiles]: largest value of the bounded pass
-  std::vector<float> row_bounds_;  // [head rows]: of its error, per unit of |w|
-  std::vector<model::sampled> bounded_results_;
+  std::vector<greedy_row> greedy_rows_;   // [head rows]
+  std::vector<value_range> tile_ranges_;  // [head rows][tiles]: of a tile's largest logit
+  std::vector<float> energies_;           // [head rows][blocks]: of step_greedy.cpp
   logits_probe probe_ = nullptr;
   void* probe_context_ = nullptr;
 };

@@ -1,18 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-// The best token of greedy rows in `fast`, without their logits: a pass with 8-bit inputs finds
-// every tile's largest logit, and the tiles that may hold the best one are computed with the 16
-// bits of the full pass. N x K byte products a row instead of 2 N K, and a few tiles.
+// The best token of greedy rows, without their logits: a cheaper pass over the head says between
+// which values every tile's largest logit lies, and the tiles that may hold the best one are
+// computed as the full pass computes them. First the tile whose lower bound is the highest: its
+// best logit is the floor that the others' upper bounds must reach.
 //
-// With inputs x16 (the full pass) and x8 of the same row, a logit of the first pass is off by
-// w (x16 - x8). Rounding errors of columns are independent, so this has a standard deviation of
-// |w| |x16 - x8| / sqrt(K), both factors known; a tile is out when its largest logit plus eight of
-// these is below another's minus eight. (The bound that holds always, |w| |x16 - x8|, is sqrt(K)
-// times as wide and leaves most tiles in where the distribution is flat: it was tried, and cost
-// more than the full pass. exact therefore takes the full pass.) Which tiles are computed depends
-// on the row alone, so the token does too.
+// Few rows wait for memory: they read the draft, the head in 4 bits, half of what the head takes. A
+// draft's weight is off by at most half its scale d, and rounding errors are spread evenly and
+// independent of each other, so over the columns of x a logit's error has the variance
+//   sum over blocks b of d_b^2 (|x|_b^2 / 12 + 64 |x - x8|_b^2)
+// where the second term is of the inputs' 8 bits (a weight is at most 8 d). The bound is six of
+// these standard deviations: it is statistical. The token is lost only when the one row that is the
+// best has an error beyond it: one time in 10^9 if errors were as large as this variance says. On
+// the texts of tests/data they are less (0.80 standard deviations over all rows, 0.68 of the best
+// ones), so that six are eight.
+//
+// More rows wait for multiplications: they read the head itself with inputs of 8 bits, N K byte
+// products a row instead of 2 N K. A logit is then off by w (x16 - x8), at most |w| |x16 - x8|,
+// both lengths known for every row of w and x: this bound always holds.
+//
+// Which tiles are computed depends on the row alone, and every token is the full pass's.
 
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "cpu/step.hpp"
 #include "cpu/step_inline.hpp"
@@ -20,13 +30,28 @@
 namespace foretoken::cpu {
 namespace {
 
-// One logit in 10^15 is further off.
-constexpr double deviations = 8;
+constexpr double deviations = 6;
+// Rows up to which the draft is faster.
+constexpr std::size_t draft_rows_max = 4;
+constexpr int block_columns = 32;
 
 // Rounding of the float sums in both passes, relative to |w| |x|: 4 operations a group of 16 or
 // more columns; 16 for types whose scaled quants are larger than their weights.
 double rounding(int columns) noexcept {
   return 16.0 * (columns / 4.0 + 16.0) * 0x1p-24;
+}
+
+double squares_of(const float* x, int count) noexcept {
+  double sum = 0;
+  for (int k = 0; k < count; ++k) sum += static_cast<double>(x[k]) * x[k];
+  return sum;
+}
+
+// A column's 64 quants of four bytes or as many floats, and its scales.
+void ask_for(const matrix_column& column) noexcept {
+  for (std::size_t i = 0; i < 4 * tile_rows; i += 64) __builtin_prefetch(column.first + i);
+  if (column.scales == nullptr) return;
+  for (std::size_t i = 0; i < 2 * tile_rows; i += 64) __builtin_prefetch(column.scales + i);
 }
 
 }  // namespace
@@ -40,99 +65,168 @@ bool step::is_greedy(const head_task& task) const noexcept {
          p.presence_penalty == 0 && p.frequency_penalty == 0 && p.logit_bias.empty();
 }
 
-// The first `count` of tasks_ that the bounded pass takes; they are moved to the front.
+// The first `count` of tasks_ that need no logits; they are moved to the front.
 std::size_t step::split_greedy() {
-  const bool possible = weights_->precision == numerics::fast && !weights_->head_norms.empty() &&
-                        probe_ == nullptr && shape().final_softcap == 0;
+  const bool possible = !tile_ranges_.empty() && probe_ == nullptr && shape().final_softcap == 0;
   if (!possible) return 0;
   const auto others = std::stable_partition(
       tasks_.begin(), tasks_.end(), [this](const head_task& task) { return is_greedy(task); });
   return static_cast<std::size_t>(others - tasks_.begin());
 }
 
-// Inputs of both passes; the bound of each row per unit of |w|.
-void step::set_bounded_inputs(std::span<const head_task> tasks) {
-  each_row(static_cast<int>(tasks.size()), [&](int i, int thread) {
-    const float* x = norm_row(tasks[static_cast<std::size_t>(i)].row, weights_->final_norm,
-                              weights_->final_norm_bias, thread);
-    precise_inputs().set(i, x, sizes_.width);
-    inputs_.set(i, x, sizes_.width);
-    double squares = 0;
-    for (int k = 0; k < sizes_.width; ++k) squares += static_cast<double>(x[k]) * x[k];
-    const double deviation = inputs_.distance(i, x, sizes_.width) / std::sqrt(sizes_.width);
-    row_bounds_[static_cast<std::size_t>(i)] =
-        static_cast<float>(deviations * deviation + rounding(sizes_.width) * std::sqrt(squares));
-  });
+// A head of floats has no pass with 8-bit inputs.
+bool step::drafts(std::size_t rows) const noexcept {
+  return weights_->draft && (rows <= draft_rows_max || weights_->head_norms.empty());
 }
 
-// A tile's largest value; NaN when one is not finite.
-float step::largest_of(int tile, const float* y) const noexcept {
-  const int count = std::min(tile_rows, shape().vocabulary - tile * tile_rows);
-  float largest = -std::numeric_limits<float>::infinity();
-  float poison = 0;  // stays 0 while all are finite
-  for (int i = 0; i < count; ++i) {
-    largest = largest < y[i] ? y[i] : largest;
-    poison += y[i] * 0.0f;
+// Takes the largest inputs out of x. With a head of 4 bits all stay.
+void step::set_apart(greedy_row& one, float* x) const noexcept {
+  if (!weights_->draft) return;
+  for (auto& largest : one.apart) {
+    largest = {0, x[0]};
+    for (int k = 1; k < sizes_.width; ++k) {
+      if (std::abs(x[k]) > std::abs(largest.value)) largest = {k, x[k]};
+    }
+    x[largest.column] = 0;
   }
-  return largest + poison;
 }
 
-// Fills candidates_ with the tiles that may hold a row's best token; rows with values that are not
-// finite keep all of theirs.
+// Inputs of both passes, and what bounds their difference; x is used up.
+void step::set_greedy_inputs(int i, float* x, bool draft) {
+  const int width = sizes_.width, groups = (width + block_columns - 1) / block_columns;
+  greedy_row& one = greedy_rows_[static_cast<std::size_t>(i)];
+  float* const energies = energies_.data() + at(i, groups);
+  const auto length_of_errors = [&](activations& inputs) {
+    inputs.set(i, x, width);
+    inputs.errors(i, x, width, energies);
+    return std::sqrt(std::accumulate(energies, energies + groups, 0.0));
+  };
+  const double rounded = rounding(width) * std::sqrt(squares_of(x, width));
+  double unit = rounded + length_of_errors(precise_inputs());
+  set_apart(one, x);
+  unit += length_of_errors(rough_inputs());
+  one.unit = static_cast<float>(1.00001 * unit);
+  if (!draft) return;
+  for (int b = 0; b < groups; ++b) {
+    const double here = squares_of(x + b * block_columns, block_columns);
+    const double variance = here / 12 + 64 * static_cast<double>(energies[b]);
+    energies[b] = static_cast<float>(deviations * deviations * variance +
+                                     64 * block_columns * rounded * rounded);
+  }
+}
+
+void step::add_apart(int i, int tile, float* y) const noexcept {
+  if (!weights_->draft) return;
+  const linear& head = *weights_->head;
+  for (const auto& [column, value] : greedy_rows_[static_cast<std::size_t>(i)].apart) {
+    kernels_.add_column(head.column(tile, column), value, y);
+  }
+}
+
+int step::rows_of_tile(int tile) const noexcept {
+  return std::min(tile_rows, shape().vocabulary - tile * tile_rows);
+}
+
+value_range step::draft_range(int i, int tile, const float* y) const noexcept {
+  const linear& head = *weights_->head;
+  for (const auto& each : greedy_rows_[static_cast<std::size_t>(i)].apart) {
+    if (tile + 1 < head.tiles()) ask_for(head.column(tile + 1, each.column));
+  }
+  const linear::scale_places scales = weights_->draft->scales(tile);
+  float errors[tile_rows];
+  kernels_.scale_spread(scales.first, scales.stride, energies_.data() + at(i, scales.blocks),
+                        scales.blocks, errors);
+  return kernels_.largest_of(y, errors, 1, rows_of_tile(tile));
+}
+
+value_range step::bounded_range(int i, int tile, const float* y) const noexcept {
+  const float* const norms = weights_->head_norms.data() + at(tile, tile_rows);
+  const float unit = greedy_rows_[static_cast<std::size_t>(i)].unit;
+  return kernels_.largest_of(y, norms, unit, rows_of_tile(tile));
+}
+
+// The cheaper pass.
+void step::find_ranges(int count, bool draft) {
+  const linear& matrix = draft ? *weights_->draft : *weights_->head;
+  each_tile(matrix, *weights_->layers.front().qkv, tile_inputs(rough_inputs()), count,
+            [&](int tile, int first, int end, float* y) {
+              for (int r = first; r < end; ++r, y += tile_rows) {
+                add_apart(r, tile, y);
+                tile_ranges_[at(r, matrix.tiles()) + static_cast<std::size_t>(tile)] =
+                    draft ? draft_range(r, tile, y) : bounded_range(r, tile, y);
+              }
+            });
+}
+
+// A tile as the full pass computes it; `next` is what the thread reads after it.
+void step::compute_tile(candidate& one, int thread, const std::byte* next) {
+  float* const all = tiles_.data() + at(thread, sizes_.rows * tile_rows);
+  weights_->head->apply(one.tile, precise_inputs(), one.row, one.row + 1, all, tile_rows, next);
+  const float* const y = all + at(one.row, tile_rows);
+  const int count = rows_of_tile(one.tile);
+  one.value = kernels_.largest_of(y, y, 0, count).high;
+  one.best = one.tile * tile_rows + static_cast<int>(std::find(y, y + count, one.value) - y);
+}
+
+void step::find_leader(int i, int thread) {
+  const auto tiles = static_cast<std::size_t>(weights_->head->tiles());
+  const value_range* const ranges = tile_ranges_.data() + static_cast<std::size_t>(i) * tiles;
+  candidate& leader = greedy_rows_[static_cast<std::size_t>(i)].leader;
+  leader = {i, 0, -1, 0};
+  float highest = -std::numeric_limits<float>::infinity();
+  for (std::size_t t = 0; t < tiles; ++t) {
+    if (!(ranges[t].low > highest)) continue;
+    highest = ranges[t].low;
+    leader.tile = static_cast<int>(t);
+  }
+  compute_tile(leader, thread, nullptr);
+}
+
+// Fills candidates_ with the other tiles that may hold a row's best token: those, too, whose values
+// are not finite.
 void step::collect_candidates(int count) {
   const auto tiles = static_cast<std::size_t>(weights_->head->tiles());
   candidates_.clear();
   for (int i = 0; i < count; ++i) {
-    const float* tops = tile_tops_.data() + static_cast<std::size_t>(i) * tiles;
-    const float unit = row_bounds_[static_cast<std::size_t>(i)];
-    float floor = -std::numeric_limits<float>::infinity();
+    const value_range* const ranges = tile_ranges_.data() + static_cast<std::size_t>(i) * tiles;
+    const candidate& leader = greedy_rows_[static_cast<std::size_t>(i)].leader;
     for (std::size_t t = 0; t < tiles; ++t) {
-      floor = std::max(floor, tops[t] - unit * weights_->head_norms[t]);
-    }
-    for (std::size_t t = 0; t < tiles; ++t) {
-      if (!(tops[t] + unit * weights_->head_norms[t] < floor)) {
-        candidates_.push_back({i, static_cast<int>(t), -1, 0});
-      }
+      const int tile = static_cast<int>(t);
+      if (ranges[t].high < leader.value || tile == leader.tile) continue;
+      candidates_.push_back({i, tile, -1, 0});
     }
   }
 }
 
-void step::run_bounded_block(std::span<const head_task> tasks, model::step_result& out) {
+void step::run_greedy_block(std::span<const head_task> tasks, model::step_result& out) {
   const int count = static_cast<int>(tasks.size());
-  const linear& head = *weights_->head;
-  set_bounded_inputs(tasks);
-  each_tile(head, *weights_->layers.front().qkv, tile_inputs(inputs_), count,
-            [&](int tile, int first, int end, const float* y) {
-              for (int r = first; r < end; ++r, y += tile_rows) {
-                tile_tops_[at(r, head.tiles()) + static_cast<std::size_t>(tile)] =
-                    largest_of(tile, y);
-              }
-            });
+  const bool draft = drafts(tasks.size());
+  each_row(count, [&](int i, int thread) {
+    const int row_index = tasks[static_cast<std::size_t>(i)].row;
+    float* const x = norm_row(row_index, weights_->final_norm, weights_->final_norm_bias, thread);
+    set_greedy_inputs(i, x, draft);
+  });
+  find_ranges(count, draft);
+  threads_.run(count, [&](int i, int thread) { find_leader(i, thread); });
   collect_candidates(count);
   threads_.run(static_cast<int>(candidates_.size()), [&](int ticket, int thread) {
-    candidate& one = candidates_[static_cast<std::size_t>(ticket)];
-    float* const all = tiles_.data() + at(thread, sizes_.rows * tile_rows);
-    head.apply(one.tile, precise_inputs(), one.row, one.row + 1, all, tile_rows);
-    const float* const y = all + at(one.row, tile_rows);
-    one.value = largest_of(one.tile, y);
-    if (std::isnan(one.value)) return;
-    one.best = one.tile * tile_rows + static_cast<int>(std::find(y, y + tile_rows, one.value) - y);
+    candidate* const one = candidates_.data() + ticket;
+    const bool last = one == &candidates_.back();
+    compute_tile(*one, thread, last ? nullptr : weights_->head->tile_data(one[1].tile));
   });
-  std::vector<model::sampled>& best = bounded_results_;
-  best.assign(tasks.size(), {});
-  std::vector<float>& tops = row_bounds_;     // not needed any more
-  for (const candidate& one : candidates_) {  // tiles ascending: ties go to the lower id
-    const auto i = static_cast<std::size_t>(one.row);
-    if (one.best < 0) best[i].non_finite = true;
-    if (best[i].id < 0 || one.value > tops[i]) {
-      best[i].id = one.best;
-      tops[i] = one.value;
-    }
+  for (const candidate& one : candidates_) {
+    candidate& leader = greedy_rows_[static_cast<std::size_t>(one.row)].leader;
+    const bool better =
+        one.value > leader.value || (one.value == leader.value && one.best < leader.best);
+    if (better || std::isnan(one.value)) leader = one;
   }
-  for (std::size_t i = 0; i < tasks.size(); ++i) {
-    if (best[i].non_finite) best[i].id = -1;
-    out.slices[static_cast<std::size_t>(rows_[static_cast<std::size_t>(tasks[i].row)].slice)].next =
-        best[i];
+  for (int i = 0; i < count; ++i) {
+    const candidate& best = greedy_rows_[static_cast<std::size_t>(i)].leader;
+    const row& owner = rows_[static_cast<std::size_t>(tasks[static_cast<std::size_t>(i)].row)];
+    model::sampled& next = out.slices[static_cast<std::size_t>(owner.slice)].next;
+    next = {};
+    next.non_finite = std::isnan(best.value);
+    if (!next.non_finite) next.id = best.best;
   }
 }
 

@@ -81,7 +81,7 @@ status step::head(model::step_result& out) {
   const auto block_rows = static_cast<std::size_t>(sizes_.head_rows);
   const std::span<const head_task> all(tasks_);
   for (std::size_t first = 0; first < greedy; first += block_rows) {
-    run_bounded_block(all.subspan(first, std::min(block_rows, greedy - first)), out);
+    run_greedy_block(all.subspan(first, std::min(block_rows, greedy - first)), out);
   }
   for (std::size_t first = greedy; first < all.size(); first += block_rows) {
     run_head_block(all.subspan(first, std::min(block_rows, all.size() - first)), out);

@@ -64,6 +64,15 @@ inline void store_int8(std::int8_t* p, v16 x) {
       _mm_packs_epi16(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
 }
+// Byte `index` of each of eight, of 16 groups of four.
+inline __m256 eight_bytes_of(const std::byte* fours, int index) {
+  const __m256i all = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(fours));
+  const __m256i shifted = _mm256_srl_epi32(all, _mm_cvtsi32_si128(8 * index));
+  return _mm256_cvtepi32_ps(_mm256_and_si256(shifted, _mm256_set1_epi32(255)));
+}
+inline v16 load_byte_of(const std::byte* fours, int index) {
+  return {eight_bytes_of(fours, index), eight_bytes_of(fours + 32, index)};
+}
 inline v16 operator+(v16 x, v16 y) {
   return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
 }
@@ -85,6 +94,9 @@ inline v16 max(v16 x, v16 y) {
 }
 inline v16 min(v16 x, v16 y) {
   return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)};
+}
+inline v16 root(v16 x) {
+  return {_mm256_sqrt_ps(x.a), _mm256_sqrt_ps(x.b)};
 }
 inline v16 nearest(v16 x) {
   constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;

@@ -47,6 +47,11 @@ inline v16 load_int8(const std::int8_t* p) {
 inline void store_int8(std::int8_t* p, v16 x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v)));
 }
+// Byte `index` of each of 16 groups of four.
+inline v16 load_byte_of(const std::byte* fours, int index) {
+  const __m512i shifted = _mm512_srl_epi32(_mm512_loadu_si512(fours), _mm_cvtsi32_si128(8 * index));
+  return {_mm512_cvtepi32_ps(_mm512_and_si512(shifted, _mm512_set1_epi32(255)))};
+}
 inline v16 operator+(v16 a, v16 b) {
   return {_mm512_add_ps(a.v, b.v)};
 }
@@ -68,6 +73,9 @@ inline v16 max(v16 a, v16 b) {
 }
 inline v16 min(v16 a, v16 b) {
   return {_mm512_min_ps(a.v, b.v)};
+}
+inline v16 root(v16 x) {
+  return {_mm512_sqrt_ps(x.v)};
 }
 inline v16 nearest(v16 x) {
   return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT)};

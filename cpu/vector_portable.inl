@@ -42,6 +42,10 @@ inline void store_int8(std::int8_t* p, v16 x) {
     p[i] = x.v[i] == x.v[i] ? static_cast<std::int8_t>(x.v[i]) : std::int8_t{0};
   }
 }
+// Byte `index` of each of 16 groups of four.
+inline v16 load_byte_of(const std::byte* fours, int index) {
+  FORETOKEN_LANES(static_cast<float>(fours[4 * i + index]));
+}
 inline v16 operator+(v16 a, v16 b) {
   FORETOKEN_LANES(a.v[i] + b.v[i]);
 }
@@ -63,6 +67,9 @@ inline v16 max(v16 a, v16 b) {
 }
 inline v16 min(v16 a, v16 b) {
   FORETOKEN_LANES(a.v[i] < b.v[i] ? a.v[i] : b.v[i]);
+}
+inline v16 root(v16 x) {
+  FORETOKEN_LANES(__builtin_sqrtf(x.v[i]));
 }
 // Adding and taking away 1.5 * 2^23 rounds |x| < 2^22 to a whole number.
 inline v16 nearest(v16 x) {

@@ -103,6 +103,15 @@ status check_model(const model::model_file& file) {
   return {};
 }
 
+// Whether greedy rows may find their token by a pass with inputs of 8 bits.
+bool bounds_head(const tensor& head, const options& chosen) {
+  return chosen.precision != numerics::float32 && model::block_values(head.type) > 1;
+}
+
+std::size_t norm_count(const tensor& head) {
+  return static_cast<std::size_t>((head.rows + tile_rows - 1) / tile_rows) * tile_rows;
+}
+
 // Makes weights from a file's tensors; of an outline, only their memory, listed in `blanks`.
 class packer {
  public:
@@ -160,24 +169,37 @@ class packer {
     target.bytes = bytes;
   }
 
-  // Lengths of a tile's rows: bounds of what an error of the inputs does to a logit.
-  std::vector<float> tile_norms(const tensor& head) {
-    std::vector<float> out(static_cast<std::size_t>((head.rows + tile_rows - 1) / tile_rows));
+  status pack_draft(std::unique_ptr<const linear>& target, const tensor& head) {
+    if (!can_draft(head, chosen_)) return {};
+    if (file_.outline) {
+      auto blank = linear::lay_out_draft(head, chosen_);
+      if (!blank) return std::move(blank).error();
+      target = std::move(blank->matrix);
+      blanks.push_back(blank->bytes);
+      return {};
+    }
+    auto packed = linear::pack_draft(head, chosen_, threads_);
+    if (!packed) return std::move(packed).error();
+    target = std::move(packed).value();
+    return {};
+  }
+
+  // Lengths of the head's rows: bounds of what an error of the inputs does to a logit.
+  std::vector<float> row_norms(const tensor& head) {
+    std::vector<float> out(norm_count(head));
     if (file_.outline) {
       blanks.push_back(std::as_writable_bytes(std::span(out)));
       return out;
     }
-    threads_.run(static_cast<int>(out.size()), [&](int tile, int) {
+    threads_.run(static_cast<int>(out.size() / tile_rows), [&](int tile, int) {
       std::vector<float> row(static_cast<std::size_t>(head.columns));
-      double largest = 0;
       const std::int64_t first = std::int64_t{tile} * tile_rows;
       for (std::int64_t n = first; n < std::min(head.rows, first + tile_rows); ++n) {
         model::dequantise(head, n, 1, row.data());
         double squares = 0;
         for (const float value : row) squares += static_cast<double>(value) * value;
-        largest = largest < squares || std::isnan(squares) ? squares : largest;
+        out[static_cast<std::size_t>(n)] = static_cast<float>(1.00001 * std::sqrt(squares));
       }
-      out[static_cast<std::size_t>(tile)] = static_cast<float>(1.00001 * std::sqrt(largest));
     });
     return out;
   }
@@ -236,6 +258,7 @@ const_blocks packed_blocks(const weights& from) {
     }
   }
   add(from.head->packed());
+  if (from.draft) add(from.draft->packed());
   add(std::as_bytes(std::span(from.head_norms)));
   return out;
 }
@@ -262,8 +285,8 @@ result<std::shared_ptr<const weights>> prepare_weights(const model::model_file& 
     FORETOKEN_TRY(pack.pack_layer(file.tensors.layers[i], made->layers[i]));
   }
   FORETOKEN_TRY(pack.pack_into(made->head, {file.tensors.head}, false));
-  if (chosen.precision == numerics::fast && !made->head->reads_floats())
-    made->head_norms = pack.tile_norms(file.tensors.head);
+  FORETOKEN_TRY(pack.pack_draft(made->draft, file.tensors.head));
+  if (bounds_head(file.tensors.head, chosen)) made->head_norms = pack.row_norms(file.tensors.head);
   if (file.outline) {
     if (made->head_norms.empty()) pack.blanks.emplace_back();
     FORETOKEN_TRY(read_packed(file, *made, chosen.packed, pack.blanks, pack.threads()));
@@ -276,7 +299,10 @@ result<std::shared_ptr<const weights>> prepare_weights(const model::model_file& 
 std::uint64_t weight_bytes(const model::model_file& file, const options& chosen) {
   const auto packed = [&](const std::vector<tensor>& parts) { return packed_bytes(parts, chosen); };
   std::uint64_t bytes = file.tensors.embedding.bytes.size() + file.tensors.positions.bytes.size();
-  bytes += packed({file.tensors.head});
+  const tensor& head = file.tensors.head;
+  bytes += packed({head});
+  if (can_draft(head, chosen)) bytes += draft_bytes(head);
+  if (bounds_head(head, chosen)) bytes += norm_count(head) * sizeof(float);
   for (const layer_tensors& layer : file.tensors.layers) {
     bytes += packed(qkv_parts(layer)) + packed({layer.o}) + packed(gate_up_parts(layer)) +
              packed({layer.down});

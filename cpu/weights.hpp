@@ -36,8 +36,10 @@ class weights {
   std::vector<layer_weights> layers;
   std::vector<float> final_norm, final_norm_bias;
   std::unique_ptr<const linear> head;
-  // [tiles of the head]: the largest Euclidean length of a row, rounded up; empty when the head
-  // reads floats.
+  // The head in 4 bits, for greedy rows (step_greedy.cpp); null where can_draft() says no.
+  std::unique_ptr<const linear> draft;
+  // [rows of the head, whole tiles]: Euclidean lengths, rounded up; empty when the head reads
+  // floats.
   std::vector<float> head_norms;
 
   // Whether some matrix reads its inputs as floats.

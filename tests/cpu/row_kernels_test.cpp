@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
@@ -109,6 +110,55 @@ TEST_CASE("row_kernels: gates of a tile are the gates of its rows, and no row be
       }
       CHECK(std::equal(before.end() - 64, before.end(), silu.end() - 64));
       CHECK(std::equal(before.end() - 64, before.end(), gelu.end() - 64));
+    }
+  }
+}
+
+TEST_CASE("row_kernels: the largest of a tile lies where its errors say") {
+  for (const row_kernels* kernels : kernels_here()) {
+    const auto errors = values(64, 1, 5);
+    for (const int count : {1, 16, 23, 64}) {
+      CAPTURE(kernels->name);
+      auto y = values(64, 3, static_cast<unsigned>(count));
+      for (int i = count; i < 64; ++i) y[static_cast<std::size_t>(i)] = NAN;  // never looked at
+      value_range expected{-INFINITY, -INFINITY};
+      for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) {
+        expected.low = std::max(expected.low, y[i] - errors[i] * 0.5f);
+        expected.high = std::max(expected.high, y[i] + errors[i] * 0.5f);
+      }
+      const value_range got = kernels->largest_of(y.data(), errors.data(), 0.5f, count);
+      CHECK(got.low == doctest::Approx(expected.low));
+      CHECK(got.high == doctest::Approx(expected.high));
+      CHECK(kernels->largest_of(y.data(), y.data(), 0, count).high ==
+            *std::max_element(y.begin(), y.begin() + count));
+      for (const float bad : {INFINITY, -INFINITY, NAN}) {
+        y[static_cast<std::size_t>(count) / 2] = bad;
+        CHECK(std::isnan(kernels->largest_of(y.data(), errors.data(), 0.5f, count).low));
+        CHECK(std::isnan(kernels->largest_of(y.data(), errors.data(), 0.5f, count).high));
+      }
+    }
+  }
+}
+
+TEST_CASE("row_kernels: the spread of a tile is the root of scales squared times energies") {
+  constexpr std::size_t blocks = 5, stride = 300;
+  const auto scales = values(64 * blocks, 1, 7);
+  const float energies[blocks] = {0, 1, 0.25f, 30, 2};
+  std::vector<std::byte> stored(blocks * stride);
+  for (std::size_t i = 0; i < scales.size(); ++i) {
+    const std::uint16_t half = float_to_f16(scales[i]);
+    std::memcpy(stored.data() + i / 64 * stride + i % 64 * 2, &half, sizeof half);
+  }
+  for (const row_kernels* kernels : kernels_here()) {
+    float got[64];
+    kernels->scale_spread(stored.data(), stride, energies, blocks, got);
+    for (std::size_t n = 0; n < 64; ++n) {
+      double sum = 0;
+      for (std::size_t b = 0; b < blocks; ++b) {
+        const double scale = static_cast<double>(f16_to_float(float_to_f16(scales[b * 64 + n])));
+        sum += scale * scale * static_cast<double>(energies[b]);
+      }
+      check_close(got[n], std::sqrt(sum), 1);
     }
   }
 }

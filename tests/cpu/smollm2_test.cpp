@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -65,13 +66,25 @@ class reader {
  public:
   using observer = std::function<void(std::size_t, std::span<const float>)>;
   explicit reader(model::ops& ops) : ops_(ops) {
-    static_cast<cpu::step&>(ops).probe_logits(
-        [](void* self, int row, std::span<const float> logits) {
-          auto& me = *static_cast<reader*>(self);
-          me.see_(me.first_ + static_cast<std::size_t>(row), logits);
-        },
-        this);
+    probe();
     for (int i = 0; i < 160; ++i) pages_.push_back(page_id{i});
+  }
+  // The greedy token behind a position of a text that was read: a row alone, without a probe.
+  token choice(const std::vector<token>& text, std::size_t at) {
+    static_cast<cpu::step&>(ops_).probe_logits(nullptr, nullptr);
+    model::slice one;
+    one.position = static_cast<int>(at);
+    one.tokens = {text[at]};
+    one.pages = pages_;
+    one.sample_last = true;
+    auto greedy = std::make_shared<model::sampling_parameters>();
+    greedy->temperature = 0;
+    one.sampling = greedy;
+    model::micro_batch batch;
+    batch.slices.push_back(std::move(one));
+    const auto out = model::forward(ops_, batch);
+    probe();
+    return out ? out->slices[0].next.id : -1;
   }
   bool read(const std::vector<token>& text, std::size_t from, observer see) {
     see_ = std::move(see);
@@ -99,6 +112,14 @@ class reader {
   }
 
  private:
+  void probe() {
+    static_cast<cpu::step&>(ops_).probe_logits(
+        [](void* self, int row, std::span<const float> logits) {
+          auto& me = *static_cast<reader*>(self);
+          me.see_(me.first_ + static_cast<std::size_t>(row), logits);
+        },
+        this);
+  }
   model::ops& ops_;
   observer see_;
   std::size_t first_ = 0;
@@ -226,6 +247,49 @@ void check_greedy(reader& read, const bounds& wanted) {
   expect(wrong == 0, "greedy continuations equal up to the first near tie");
 }
 
+// A row alone finds its token by the head's draft: the full pass's, bit for bit the same model.
+void check_choices(reader& read, std::size_t texts, std::size_t positions, std::size_t apart) {
+  const json perplexity = read_json("perplexity.json")["texts"];
+  std::size_t compared = 0, wrong = 0;
+  for (const auto& [name, figures] : perplexity.items()) {
+    if (texts-- == 0) break;
+    auto text = read_json("top1/" + name + ".json")["ids"].get<std::vector<token>>();
+    text.resize(std::min(text.size(), positions));
+    std::vector<token> best(text.size());
+    read.read(text, 0,
+              [&](std::size_t at, std::span<const float> logits) { best[at] = best_of(logits); });
+    for (std::size_t at = compared % apart; at < text.size(); at += apart) {
+      wrong += read.choice(text, at) != best[at];
+      ++compared;
+    }
+  }
+  std::printf("greedy rows alone: %zu compared, %zu differ\n", compared, wrong);
+  expect(compared > 0 && wrong == 0, "a greedy row's token is the full pass's");
+}
+
+// The other paths of this machine, on as much of a text as their speed allows.
+void check_paths(const model::model_file& file) {
+  for (const auto precision : {cpu::numerics::exact, cpu::numerics::fast}) {
+    for (const cpu::isa path : {cpu::isa::avx2, cpu::isa::portable}) {
+      cpu::options chosen;
+      chosen.precision = precision;
+      chosen.path = path;
+      auto weights = cpu::prepare_weights(file, chosen);
+      if (!weights) continue;  // not on this processor
+      auto ops = cpu::make_ops(*weights, chosen);
+      expect(ops.has_value(), "operations");
+      if (!ops) return;
+      reader read(**ops);
+      check_choices(read, 1, path == cpu::isa::avx2 ? 400 : 48, path == cpu::isa::avx2 ? 2 : 4);
+    }
+  }
+}
+
+// Every n-th position, of all texts; FORETOKEN_EVERY_POSITION=1 takes them all.
+std::size_t positions_apart() {
+  return std::getenv("FORETOKEN_EVERY_POSITION") != nullptr ? 1 : 7;
+}
+
 struct setting {
   const char* name;
   cpu::numerics precision;
@@ -254,6 +318,7 @@ void check(const model::model_file& file, const setting& one) {
   check_texts(read, wanted);
   check_logits(read, wanted);
   check_greedy(read, wanted);
+  if (one.kv <= cpu::kv_type::f16) check_choices(read, 100, 10000, positions_apart());
 }
 
 }  // namespace
@@ -270,5 +335,6 @@ int main() {
     return 1;
   }
   for (const setting& one : settings) check(**file, one);
+  check_paths(**file);
   return failures == 0 ? 0 : 1;
 }

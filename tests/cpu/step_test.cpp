@@ -248,29 +248,57 @@ model::micro_batch greedy_batch(made_model& file) {
   return batch;
 }
 
-TEST_CASE("step: greedy rows that share a step get the token they get alone") {
+// Rows alone read the head's draft, and nine together its 8-bit form where it has one.
+void check_greedy(const model::model_file& file,
+                  const model::micro_batch& batch,
+                  const cpu::options& chosen,
+                  bool broken) {
+  device here(file, chosen);
+  device whole(file, chosen);  // a probe wants all logits
+  static_cast<cpu::step&>(here.ops()).probe_logits(nullptr, nullptr);
+  const auto together = greedy_tokens(here, batch);
+  for (std::size_t s = 0; s < together.size(); ++s) {
+    const auto alone = greedy_tokens(here, test::batch_of({batch.slices[s]}));
+    CHECK(alone.front() == together[s]);
+    CHECK((alone.front() == -2) == broken);
+  }
+  CHECK(greedy_tokens(whole, batch) == together);
+}
+
+TEST_CASE("step: greedy rows get the token of the full pass, alone and together") {
   auto shape = variant(0);
   shape.vocabulary = 3001;
   for (const cpu::isa path : test::paths_here()) {
     for (const auto precision : {cpu::numerics::exact, cpu::numerics::fast}) {
-      for (const bool broken : {false, true}) {
-        CAPTURE(cpu::isa_name(path));
-        made_model file(shape, stored::q8_0);
-        if (broken)
-          made_model::scale(file.tensors.final_norm, std::numeric_limits<float>::infinity());
-        device here(file, test::small_options(path, precision, 2));
-        device whole(file, test::small_options(path, precision));  // a probe wants all logits
-        static_cast<cpu::step&>(here.ops()).probe_logits(nullptr, nullptr);
-        for (int round = 0; round < 5; ++round) {
-          const auto batch = greedy_batch(file);
-          const auto together = greedy_tokens(here, batch);
-          for (std::size_t s = 0; s < together.size(); ++s) {
-            const auto alone = greedy_tokens(here, test::batch_of({batch.slices[s]}));
-            CHECK(alone.front() == together[s]);
-            CHECK((alone.front() == -2) == broken);
+      for (const stored how : {stored::q8_0, stored::floats}) {
+        for (const float factor : {1.0f, 1e-3f, std::numeric_limits<float>::infinity()}) {
+          CAPTURE(cpu::isa_name(path));
+          CAPTURE(factor);
+          made_model file(shape, how);
+          made_model::scale(file.tensors.final_norm, factor);
+          for (int round = 0; round < 5; ++round) {
+            check_greedy(file, greedy_batch(file), test::small_options(path, precision, 2),
+                         std::isinf(factor));
           }
-          CHECK(greedy_tokens(whole, batch) == together);
         }
+      }
+    }
+  }
+}
+
+TEST_CASE("step: a few inputs of the head that outweigh all others change no greedy token") {
+  auto shape = variant(0);
+  shape.vocabulary = 3001;
+  for (const cpu::isa path : test::paths_here()) {
+    for (const auto precision : {cpu::numerics::exact, cpu::numerics::fast}) {
+      made_model file(shape, stored::q8_0);
+      auto one = file.tensors.final_norm;
+      for (const std::size_t column : {3u, 17u, 40u}) {
+        one.bytes = file.tensors.final_norm.bytes.subspan(column * sizeof(float), sizeof(float));
+        made_model::scale(one, 40);
+      }
+      for (int round = 0; round < 5; ++round) {
+        check_greedy(file, greedy_batch(file), test::small_options(path, precision, 2), false);
       }
     }
   }
