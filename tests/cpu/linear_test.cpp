@@ -5,7 +5,6 @@
 #include <limits>
 #include <string>
 
-#include "base/half.hpp"
 #include "cpu/dispatch.hpp"
 #include "doctest/doctest.h"
 #include "tests/reference/linear_reference.hpp"
@@ -328,83 +327,6 @@ TEST_CASE("linear: transposed float tensors are read column by column") {
     const auto x = random_rows(2, 56, random);
     const auto y = multiply(*packed, fill(x, 2, 56, {}), 2, threads);
     CHECK(worst_error(y, 128, w.view, x, 2) < 1e-6);
-  }
-}
-
-// Weight (n, k), by a row of inputs that is 1 there.
-double weight_at(const model::tensor& w, int n, int k) {
-  std::vector<float> x(static_cast<std::size_t>(w.columns));
-  x[static_cast<std::size_t>(k)] = 1;
-  return reference::dot(w, n, x.data()).value;
-}
-
-TEST_CASE("linear: a draft's weights are off by at most half their scale") {
-  std::mt19937 random(9);
-  thread_pool threads(2);
-  constexpr int rows = 70, columns = 256;
-  for (const isa path : paths_here()) {
-    for (const dtype type : {dtype::f32, dtype::bf16, dtype::q5_1, dtype::q8_0, dtype::q6_k}) {
-      options chosen;
-      chosen.path = path;
-      const random_tensor w(type, rows, columns, random);
-      REQUIRE(can_draft(w.view, chosen));
-      auto packed = linear::pack_draft(w.view, chosen, threads);
-      REQUIRE(packed);
-      const linear& draft = **packed;
-      CHECK(draft.bytes() == draft_bytes(w.view));
-      std::vector<float> units(columns * columns);
-      for (std::size_t k = 0; k < columns; ++k) units[k * columns + k] = 1;
-      const auto y = multiply(draft, fill(units, columns, columns, chosen), columns, threads);
-      double worst = 0;
-      for (int n = 0; n < rows; ++n) {
-        const auto scales = draft.scales(n / tile_rows);
-        for (int k = 0; k < columns; ++k) {
-          std::uint16_t half;
-          const auto block = static_cast<std::size_t>(k / 32);
-          std::memcpy(&half, scales.first + block * scales.stride + n % tile_rows * 2, 2);
-          const double scale = std::fabs(static_cast<double>(f16_to_float(half)));
-          const double got = y[static_cast<std::size_t>(k * draft.tiles() * tile_rows + n)];
-          worst = std::max(worst, std::fabs(got - weight_at(w.view, n, k)) / scale);
-        }
-      }
-      CHECK(worst < 0.5001);
-    }
-  }
-}
-
-TEST_CASE("linear: a draft is of whole blocks, of more than 4 bits, and not of float32 numerics") {
-  std::mt19937 random(10);
-  options chosen;
-  CHECK(can_draft(random_tensor(dtype::f16, 3, 64, random).view, chosen));
-  CHECK_FALSE(can_draft(random_tensor(dtype::f16, 3, 65, random).view, chosen));
-  CHECK_FALSE(can_draft(random_tensor(dtype::q4_0, 3, 64, random).view, chosen));
-  chosen.precision = numerics::float32;
-  CHECK_FALSE(can_draft(random_tensor(dtype::f16, 3, 64, random).view, chosen));
-}
-
-TEST_CASE("linear: one column of a tile has the matrix's weights, whatever its type") {
-  std::mt19937 random(11);
-  thread_pool threads(1);
-  constexpr int rows = 70, columns = 256;
-  for (const isa path : paths_here()) {
-    const row_kernels& kernels = *find_row_kernels(path);
-    options chosen;
-    chosen.path = path;
-    for (const named_type& type : all_types) {
-      const random_tensor w(type.type, rows, columns, random);
-      if (!can_draft(w.view, chosen)) continue;
-      CAPTURE(type.name);
-      const auto packed = pack({&w.view, 1}, chosen, threads);
-      for (const int k : {0, 5, 31, 47, 255}) {
-        std::vector<float> y(tile_rows, 0.5f);
-        kernels.add_column(packed->column(1, k), 2, y.data());
-        for (int n = tile_rows; n < rows; ++n) {
-          const double expected = 2 * weight_at(w.view, n, k) + 0.5;
-          CHECK(std::fabs(static_cast<double>(y[static_cast<std::size_t>(n - tile_rows)]) -
-                          expected) < 1e-5 * (1 + std::fabs(expected)));
-        }
-      }
-    }
   }
 }
 

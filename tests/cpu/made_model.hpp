@@ -131,6 +131,26 @@ class made_model final : public model::model_file {
   std::deque<std::vector<std::byte>> blocks_;
 };
 
+// Two layers of a llama, with a vocabulary that is no whole tile.
+inline model::hyperparameters small_shape() {
+  model::hyperparameters shape;
+  shape.layers = 2;
+  shape.width = 64;
+  shape.heads = 6;
+  shape.kv_heads = 2;
+  shape.head_dim = 24;
+  shape.ffn = 96;
+  shape.vocabulary = 130;
+  shape.context = 512;
+  shape.norm_epsilon = 1e-5f;
+  shape.query_scale = 0.2f;
+  model::rope_parameters rope;
+  for (int i = 0; i < 12; ++i) rope.frequency.push_back(std::pow(0.4f, static_cast<float>(i)));
+  shape.ropes = {rope};
+  shape.attention = {{0, 0}, {0, 0}};
+  return shape;
+}
+
 inline model::micro_batch batch_of(std::vector<model::slice> slices) {
   model::micro_batch batch;
   batch.slices = std::move(slices);
