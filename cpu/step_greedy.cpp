@@ -3,8 +3,8 @@
 // which values every tile's largest logit lies, and the tiles that may hold the best one are
 // computed as the full pass computes them. First the tile whose lower bound is the highest: its
 // best logit is the floor that the others' upper bounds must reach. In both cheaper passes the two
-// largest inputs are multiplied exactly, apart from the rest: they often hold half of the length of
-// x, and an error grows with what is left.
+// largest inputs are multiplied exactly, apart from the rest: they often hold half of the square of
+// |x|, and an error grows with what is left.
 //
 // Few rows wait for memory: they read the draft, the head in 4 bits, half of what the head takes. A
 // draft's weight is off by at most half its scale d, and rounding errors are spread evenly and
