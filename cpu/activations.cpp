@@ -18,7 +18,8 @@ constexpr std::size_t whole_blocks(std::size_t columns) {
 // Bytes a row takes of each part, in the order in which the parts lie; each part starts at a cache
 // line.
 struct part_sizes {
-  std::size_t values = 0, bytes = 0, words = 0, scales = 0, int_sums = 0;
+  std::size_t values = 0, bytes = 0, words = 0, scales = 0, starts = 0, factors = 0, int_sums = 0,
+              half_sums = 0;
 
   part_sizes(std::size_t blocks,
              const options& chosen,
@@ -32,12 +33,17 @@ struct part_sizes {
     if (kernels.byte_planes) bytes = columns * planes;
     if (kernels.words) words = columns * 2;
     scales = blocks * 4;
-    int_sums = blocks * 8;  // two a block; half sums are as many floats
+    half_sums = blocks * 8;
+    if (!kernels.starts) int_sums = blocks * 8;
+    if (kernels.starts) starts = blocks * planes * 32;
+    if (kernels.starts) factors = blocks;
   }
-  std::size_t total() const noexcept { return values + bytes + words + 2 * scales + 2 * int_sums; }
+  std::size_t total() const noexcept {
+    return values + bytes + words + 2 * scales + starts + factors + half_sums + int_sums;
+  }
 };
 
-constexpr std::size_t parts = 7;  // each may be rounded up to a line
+constexpr std::size_t parts = 9;  // each may be rounded up to a line
 
 const linear_kernels& kernels_for(const options& chosen) {
   const auto path = choose_isa(chosen.path);
@@ -87,9 +93,11 @@ activations::activations(int rows_max, int columns_max, const options& chosen, b
   cut(s.bytes, sizes.bytes);
   cut(s.words, sizes.words);
   cut(s.scales, sizes.scales);
+  cut(s.starts, sizes.starts);
+  cut(s.factors, sizes.factors);
   cut(s.sums, sizes.scales);
   cut(s.int_sums, sizes.int_sums);
-  cut(s.half_sums, sizes.int_sums);
+  cut(s.half_sums, sizes.half_sums);
 }
 
 activations::~activations() = default;

@@ -99,18 +99,17 @@ FORETOKEN_AVX2 void quantise_block(const activations::storage& to, std::size_t a
     largest = _mm256_max_epu32(largest, _mm256_and_si256(bits, _mm256_set1_epi32(0x7FFFFFFF)));
   }
   const std::uint32_t bits = reduce(largest, true);
-  const float magnitude = __builtin_bit_cast(float, bits);
-  if (bits >= 0x7F800000u || magnitude < 1e-30f) {
+  const block_scale scale = scale_for(bits, to.planes);
+  if (!(scale.power > 0)) {
     std::fill_n(q, block_columns, std::int16_t{0});
     std::fill_n(bytes, block_columns * to.planes, std::int8_t{0});
-    return to.put_block(at, bits < 0x7F800000u ? 0.0f : __builtin_bit_cast(float, 0x7FC00000u), 0,
-                        0);
+    return to.put_block(at, scale, 0, 0);
   }
-  const __m256 inverse = _mm256_set1_ps(to.quant_max() / magnitude);
+  const __m256 inverse = _mm256_set1_ps(1.0f / scale.value());
   const std::int32_t first = quantise_half(x, inverse, q);
   const std::int32_t second = quantise_half(x + 16, inverse, q + 16);
   part_words(q, to.planes, bytes);
-  to.put_block(at, magnitude / to.quant_max(), first, second);
+  to.put_block(at, scale, first, second);
 }
 
 FORETOKEN_AVX2 void quantise(const activations::storage& to,
@@ -145,7 +144,7 @@ FORETOKEN_AVX2_INLINE __m256 load_scales(const std::byte* scales, bool wide, int
   return widen_halves(scales + 2 * panel_rows * panel);
 }
 
-// y = fma(sum, scale * x_scale, y), then the minimum: the order every kernel keeps.
+// y = fma(sum * x_scale, scale, y), then the minimum: the order every kernel keeps.
 template <int Group, int Rows>
 FORETOKEN_AVX2_INLINE void add_group(const group_work& work,
                                      int panel,
@@ -160,8 +159,8 @@ FORETOKEN_AVX2_INLINE void add_group(const group_work& work,
     const __m256i sum = _mm256_sub_epi32(sums[m], _mm256_set1_epi32(work.offset * x_int_sum));
     float* const y = work.out.y + static_cast<std::size_t>(work.first_row + m) * work.out.stride +
                      panel_rows * panel;
-    const __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(x.scales[at]));
-    __m256 after = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), both, _mm256_loadu_ps(y));
+    const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(x.scales[at]));
+    __m256 after = _mm256_fmadd_ps(scaled, scale, _mm256_loadu_ps(y));
     if (work.minima != nullptr) {
       const float x_sum = Group == 32 ? x.sums[at] : x.half_sums[2 * at + group];
       const __m256 minimum = load_scales(work.minima, work.wide, panel);
@@ -418,7 +417,7 @@ void float_tile(const std::byte* values,
 
 }  // namespace
 
-const linear_kernels avx2_kernels{true, true, quantise, integer_tile, float_tile};
+const linear_kernels avx2_kernels{true, true, false, quantise, integer_tile, float_tile};
 
 }  // namespace foretoken::cpu
 

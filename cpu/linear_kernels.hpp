@@ -21,12 +21,17 @@
 //
 // Float weights: a tile is [columns][64 rows] in the type of the file.
 //
+// Scales of activations have few bits (block_scale): int_sum * x_scale is exact.
+//
 // The order of float operations, the same for every number of rows of x (and so are the bits):
-//   integer  y = 0; per group: y = fma(int_sum, scale * x_scale, y); y = fma(minimum, x_sum, y)
+//   integer  y = 0; per group: y = fma(int_sum * x_scale, scale, y); y = fma(minimum, x_sum, y)
 //   float    y = sum over chunks of 64 columns of (fma chain from 0 over the chunk)
 
+#include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "cpu/arena.hpp"
@@ -41,6 +46,32 @@ constexpr int float_chunk_columns = 64;
 constexpr int exact_quant_max = 32512;  // 127 * 256: both bytes fit int8
 constexpr int fast_quant_max = 127;
 
+// The scale of a block of activations in `exact` is a power of two: half a bit of 16 that does not
+// show. In `fast` it is one of these times a power of two, which costs a tenth of a bit of 8.
+constexpr float scale_factors[] = {1, 1.25f, 1.5f, 1.75f};
+
+struct block_scale {
+  float power = 0;  // of two; 0 for a block of zeros, NaN for one with values that are not finite
+  int factor = 0;   // number in scale_factors
+  float value() const noexcept { return power * scale_factors[factor]; }
+};
+
+// The least scale with which the largest magnitude, as bits of a float, stays within the quants.
+// Magnitudes beyond 2^90 count as not finite: kernels keep sums as mantissas.
+inline block_scale scale_for(std::uint32_t largest, int planes) noexcept {
+  constexpr std::uint32_t one = 1u << 23;  // of an exponent
+  constexpr std::uint32_t quarter = one / 4;
+  if (largest >= (127u + 90) * one) return {std::numeric_limits<float>::quiet_NaN(), 0};
+  const float magnitude = std::bit_cast<float>(largest);
+  if (magnitude < 1e-30f) return {};
+  const bool exact = planes == 2;
+  const float least = magnitude / static_cast<float>(exact ? exact_quant_max : fast_quant_max);
+  const auto bits = std::bit_cast<std::uint32_t>(least);
+  const std::uint32_t step = exact ? one : quarter;
+  const std::uint32_t up = (bits + step - 1) / step * step;
+  return {std::bit_cast<float>(up / one * one), static_cast<int>(up % one / quarter)};
+}
+
 struct activations::storage {
   int rows_max = 0;
   int planes = 0;          // 2: exact, 1: fast, 0: floats only
@@ -52,23 +83,25 @@ struct activations::storage {
   std::int8_t* bytes = nullptr;      // [rows][blocks][planes][32], high bytes first; or null
   std::int16_t* words = nullptr;     // [rows][stride], or null
   float* scales = nullptr;           // [rows][blocks]
+  std::int32_t* starts = nullptr;    // [rows][blocks][planes][8], or null: quantise_avx512.cpp
+  std::uint8_t* factors = nullptr;   // [rows][blocks]: numbers in scale_factors, or null
   float* sums = nullptr;             // [rows][blocks]: scale * sum of the quants
   float* half_sums = nullptr;        // [rows][2 * blocks]: the same per 16 columns
-  std::int32_t* int_sums = nullptr;  // [rows][2 * blocks]: sum of the quants per 16 columns
+  std::int32_t* int_sums = nullptr;  // [rows][2 * blocks]: sum of the quants per 16; or null
 
   std::size_t row(int m) const noexcept { return static_cast<std::size_t>(m) * stride; }
   std::size_t block(int m) const noexcept { return static_cast<std::size_t>(m) * blocks; }
-  float quant_max() const noexcept {
-    return static_cast<float>(planes == 2 ? exact_quant_max : fast_quant_max);
-  }
-  // What is kept of a block besides its quants; the sums are of its two halves.
-  void put_block(std::size_t at, float scale, std::int32_t first, std::int32_t second) const {
+  // What is kept of a block besides its quants and starts; the sums are of its two halves.
+  void put_block(std::size_t at, block_scale with, std::int32_t first, std::int32_t second) const {
+    const float scale = with.value();
     scales[at] = scale;
     sums[at] = scale * static_cast<float>(first + second);
-    int_sums[2 * at] = first;
-    int_sums[2 * at + 1] = second;
     half_sums[2 * at] = scale * static_cast<float>(first);
     half_sums[2 * at + 1] = scale * static_cast<float>(second);
+    if (factors != nullptr) factors[at] = static_cast<std::uint8_t>(with.factor);
+    if (int_sums == nullptr) return;
+    int_sums[2 * at] = first;
+    int_sums[2 * at + 1] = second;
   }
 };
 
@@ -114,6 +147,7 @@ struct tile_output {
 struct linear_kernels {
   bool byte_planes = false;  // how quants are kept: one form or both
   bool words = false;
+  bool starts = false;  // and factors, instead of int_sums
   // Blocks of 32 values into block `at` (counted over all rows) and those behind it.
   void (*quantise)(const activations::storage& to, std::size_t at, const float* x, int blocks);
   void (*integer_tile)(const integer_stream& tile,

@@ -19,20 +19,18 @@ void quantise_block(const activations::storage& to, std::size_t at, const float*
   for (int i = 0; i < block_columns; ++i) {
     largest = std::max(largest, std::bit_cast<std::uint32_t>(x[i]) & 0x7FFFFFFFu);
   }
-  const float magnitude = std::bit_cast<float>(largest);
-  const bool finite = largest < 0x7F800000u;
-  if (!finite || magnitude < 1e-30f) {
+  const block_scale scale = scale_for(largest, to.planes);
+  if (!(scale.power > 0)) {  // zeros, or NaN that must reach the logits
     std::fill_n(q, block_columns, std::int16_t{0});
-    const float nan = std::bit_cast<float>(0x7FC00000u);  // must reach the logits
-    return to.put_block(at, finite ? 0.0f : nan, 0, 0);
+    return to.put_block(at, scale, 0, 0);
   }
-  const float inverse = to.quant_max() / magnitude;
+  const float inverse = 1.0f / scale.value();
   std::int32_t half[2] = {0, 0};
   for (int i = 0; i < block_columns; ++i) {
     q[i] = static_cast<std::int16_t>(std::lrintf(x[i] * inverse));
     half[i / 16] += q[i];
   }
-  to.put_block(at, magnitude / to.quant_max(), half[0], half[1]);
+  to.put_block(at, scale, half[0], half[1]);
 }
 
 void quantise(const activations::storage& to, std::size_t at, const float* x, int blocks) {
@@ -86,7 +84,7 @@ void integer_block(
     integer_group(&chunk.weights[b][g * pairs], x.q + g * form.group, pairs, sums);
     const float x_sum = form.group == 32 ? x.sum : x.half_sums[g];
     for (int r = 0; r < tile_rows; ++r) {
-      y[r] += static_cast<float>(sums[r]) * (chunk.scales[b][g][r] * x.scale);
+      y[r] += static_cast<float>(sums[r]) * x.scale * chunk.scales[b][g][r];
       if (form.has_minima) y[r] += chunk.minima[b][g][r] * x_sum;
     }
   }
@@ -153,6 +151,6 @@ void float_tile(const std::byte* values,
 
 }  // namespace
 
-const linear_kernels portable_kernels{false, true, quantise, integer_tile, float_tile};
+const linear_kernels portable_kernels{false, true, false, quantise, integer_tile, float_tile};
 
 }  // namespace foretoken::cpu

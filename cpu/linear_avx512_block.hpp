@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// A block of rows of activations and panels of outputs, whose sums and outputs stay in registers:
+// what the AVX-512 matrix kernel does with one group of columns. Included by linear_avx512.cpp
+// only.
+
+#include <cstring>
+
+#include "base/assert.hpp"
+#include "cpu/linear_avx512.hpp"
+
+namespace foretoken::cpu::avx512 {
+
+FORETOKEN_AVX512_INLINE __m512i load_bytes(const void* from) {
+  return _mm512_loadu_si512(from);
+}
+
+FORETOKEN_AVX512_INLINE __m512i broadcast_quad(const std::int8_t* q) {
+  int quad;
+  std::memcpy(&quad, q, sizeof quad);
+  return _mm512_set1_epi32(quad);
+}
+
+// Where the stream goes on: asked for a line at a time, between the multiplications.
+// The second-level cache is where it fits: the first holds the tile that is multiplied.
+struct read_ahead {
+  const std::byte* at;
+  std::size_t stride;
+  FORETOKEN_AVX512_INLINE void next() {
+    _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
+    at += stride;
+  }
+};
+
+// Rows of activations that pass over a tile together.
+template <int Planes, int Rows>
+struct row_block {
+  const std::int8_t* q;  // of the first row and block
+  std::size_t q_stride;  // bytes from one row to the next
+  std::size_t at;        // block number of the first row
+  std::size_t at_stride;
+
+  row_block(const activations::storage& x, int first_row) {
+    constexpr auto block_bytes = static_cast<std::size_t>(Planes * block_columns);
+    at_stride = x.blocks;
+    q_stride = x.blocks * block_bytes;
+    at = x.block(first_row);
+    q = x.bytes + at * block_bytes;
+  }
+  FORETOKEN_AVX512_INLINE void next() {
+    q += Planes * block_columns;
+    ++at;
+  }
+  FORETOKEN_AVX512_INLINE std::size_t block(int m) const {
+    return at + static_cast<std::size_t>(m) * at_stride;
+  }
+  // Four columns of line v: a row's planes are neighbouring lines.
+  FORETOKEN_AVX512_INLINE const std::int8_t* quad(int v, int column) const {
+    return q + static_cast<std::size_t>(v / Planes) * q_stride + v % Planes * block_columns +
+           column;
+  }
+};
+
+// The registers of a block of rows and panels: integer sums of a group, outputs so far.
+template <int Planes, int Rows, int Panels>
+struct block_sums {
+  static constexpr int lines = Planes * Rows;
+  __m512i sums[lines][Panels];
+  __m512 y[Rows][Panels];
+
+  FORETOKEN_AVX512_INLINE void multiply(int panel, __m512i weights, const __m512i (&x)[lines]) {
+#pragma GCC unroll 4
+    for (int v = 0; v < lines; ++v) {
+      sums[v][panel] = _mm512_dpbusd_epi32(sums[v][panel], weights, x[v]);
+    }
+  }
+};
+
+template <int Planes, int Rows>
+FORETOKEN_AVX512_INLINE void load_quads(const row_block<Planes, Rows>& rows,
+                                        int column,
+                                        __m512i (&x)[Planes * Rows]) {
+#pragma GCC unroll 4
+  for (int v = 0; v < Planes * Rows; ++v) x[v] = broadcast_quad(rows.quad(v, column));
+}
+
+// Which of a block's eight starts a type's groups begin with.
+struct group_starts {
+  int first = 0;
+  int step = 0;  // to the second group of 16 columns
+};
+
+inline group_starts start_of(const integer_form& form) noexcept {
+  switch (form.offset) {
+    case 8: return {1, 0};
+    case 16: return {2, 0};
+    case 128: return {3, 0};
+    case 4: return {4, 1};
+    case 32: return {6, 1};
+    default: FORETOKEN_ASSERT(form.offset == 0); return {0, 0};
+  }
+}
+
+template <int Planes, int Rows, int Panels>
+FORETOKEN_AVX512_INLINE void begin_sums(const activations::storage& x,
+                                        const row_block<Planes, Rows>& rows,
+                                        int start,
+                                        block_sums<Planes, Rows, Panels>& block) {
+#pragma GCC unroll 4
+  for (int v = 0; v < Planes * Rows; ++v) {
+    const std::size_t at = rows.block(v / Planes) * Planes + v % Planes;
+    const __m512i first = _mm512_set1_epi32(x.starts[8 * at + static_cast<std::size_t>(start)]);
+#pragma GCC unroll 4
+    for (int p = 0; p < Panels; ++p) block.sums[v][p] = first;
+  }
+}
+
+FORETOKEN_AVX512_INLINE __m512 above(__m512i sum, std::int32_t start) {
+  return _mm512_sub_ps(_mm512_castsi512_ps(sum), _mm512_castsi512_ps(_mm512_set1_epi32(start)));
+}
+
+// The sum of row m, times the power of two in its scale: what the bits of its planes, read as
+// floats, are above the first start. Exact but for one rounding of an 8-bit type's.
+template <int Planes, int Rows, int Panels>
+FORETOKEN_AVX512_INLINE __m512 powered_sum(const block_sums<Planes, Rows, Panels>& block,
+                                           const activations::storage& x,
+                                           std::size_t at,
+                                           int m,
+                                           int panel) {
+  const std::int32_t* const starts = x.starts + 8 * at * Planes;
+  const __m512 high = above(block.sums[m * Planes][panel], starts[0]);
+  if constexpr (Planes == 1) return high;
+  return _mm512_add_ps(high, above(block.sums[m * Planes + 1][panel], starts[8]));
+}
+
+// Adds the products of one group of columns; `quants` are the group's, from the first panel on.
+template <int Group, int Planes, int Rows, int Panels>
+FORETOKEN_AVX512_INLINE void multiply_bytes(const std::byte* quants,
+                                            const row_block<Planes, Rows>& rows,
+                                            int first_column,
+                                            read_ahead& ahead,
+                                            block_sums<Planes, Rows, Panels>& block) {
+#pragma GCC unroll 8
+  for (int step = 0; step < Group / 4; ++step) {
+    __m512i x[Planes * Rows];
+    load_quads(rows, first_column + 4 * step, x);
+#pragma GCC unroll 4
+    for (int p = 0; p < Panels; ++p) {
+      ahead.next();
+      block.multiply(p, load_bytes(quants + (step * panels + p) * 64), x);
+    }
+  }
+}
+
+template <int Group, int Planes, int Rows, int Panels>
+FORETOKEN_AVX512_INLINE void multiply_nibbles(const std::byte* quants,
+                                              const row_block<Planes, Rows>& rows,
+                                              int first_column,
+                                              read_ahead& ahead,
+                                              block_sums<Planes, Rows, Panels>& block) {
+  const __m512i mask = _mm512_set1_epi8(15);
+#pragma GCC unroll 4
+  for (int step = 0; step < Group / 8; ++step) {
+    __m512i low[Planes * Rows];
+    __m512i high[Planes * Rows];
+    load_quads(rows, first_column + 8 * step, low);
+    load_quads(rows, first_column + 8 * step + 4, high);
+#pragma GCC unroll 4
+    for (int p = 0; p < Panels; ++p) {
+      ahead.next();
+      const __m512i both = load_bytes(quants + (step * panels + p) * 64);
+      block.multiply(p, _mm512_and_si512(both, mask), low);
+      block.multiply(p, _mm512_and_si512(_mm512_srli_epi16(both, 4), mask), high);
+    }
+  }
+}
+
+}  // namespace foretoken::cpu::avx512
