@@ -18,8 +18,8 @@ constexpr std::size_t whole_blocks(std::size_t columns) {
 // Bytes a row takes of each part, in the order in which the parts lie; each part starts at a cache
 // line.
 struct part_sizes {
-  std::size_t values = 0, bytes = 0, words = 0, scales = 0, starts = 0, factors = 0, int_sums = 0,
-              half_sums = 0;
+  std::size_t values = 0, bytes = 0, words = 0, scales = 0, starts = 0, offset_starts = 0,
+              factors = 0, int_sums = 0, half_sums = 0;
 
   part_sizes(std::size_t blocks,
              const options& chosen,
@@ -35,15 +35,17 @@ struct part_sizes {
     scales = blocks * 4;
     half_sums = blocks * 8;
     if (!kernels.starts) int_sums = blocks * 8;
-    if (kernels.starts) starts = blocks * planes * 32;
+    if (kernels.starts) starts = blocks * planes * 4;
+    if (kernels.starts) offset_starts = blocks * planes * 32;
     if (kernels.starts) factors = blocks;
   }
   std::size_t total() const noexcept {
-    return values + bytes + words + 2 * scales + starts + factors + half_sums + int_sums;
+    return values + bytes + words + 2 * scales + starts + offset_starts + factors + half_sums +
+           int_sums;
   }
 };
 
-constexpr std::size_t parts = 9;  // each may be rounded up to a line
+constexpr std::size_t parts = 10;  // each may be rounded up to a line
 
 const linear_kernels& kernels_for(const options& chosen) {
   const auto path = choose_isa(chosen.path);
@@ -94,6 +96,7 @@ activations::activations(int rows_max, int columns_max, const options& chosen, b
   cut(s.words, sizes.words);
   cut(s.scales, sizes.scales);
   cut(s.starts, sizes.starts);
+  cut(s.offset_starts, sizes.offset_starts);
   cut(s.factors, sizes.factors);
   cut(s.sums, sizes.scales);
   cut(s.int_sums, sizes.int_sums);
@@ -117,11 +120,25 @@ void activations::set_part(int row, int first, const float* x, int columns) {
   if (s.planes == 0) return;
   const std::size_t at = s.block(row) + from / block_columns;
   const std::size_t whole = count / block_columns;
-  s.kernels->quantise(s, at, x, static_cast<int>(whole));
+  s.kernels->quantise(s, {x, block_columns, at, 1, static_cast<int>(whole)});
   if (count % block_columns == 0) return;
   float padded[block_columns] = {};
   std::copy_n(x + whole * block_columns, count % block_columns, padded);
-  s.kernels->quantise(s, at + whole, padded, 1);
+  s.kernels->quantise(s, {padded, block_columns, at + whole, 1, 1});
+}
+
+void activations::set_block(
+    int first_row, int rows, int first, const float* x, std::size_t stride) {
+  const storage& s = *storage_;
+  const auto from = static_cast<std::size_t>(first);
+  FORETOKEN_ASSERT(first_row >= 0 && first_row + rows <= s.rows_max && first % block_columns == 0 &&
+                   from + block_columns <= s.stride);
+  for (int i = 0; s.values != nullptr && i < rows; ++i) {
+    std::memcpy(s.values + s.row(first_row + i) + from, x + static_cast<std::size_t>(i) * stride,
+                block_columns * sizeof(float));
+  }
+  if (s.planes == 0) return;
+  s.kernels->quantise(s, {x, stride, s.block(first_row) + from / block_columns, s.blocks, rows});
 }
 
 void activations::errors(int row, const float* x, int columns, float* squares) const noexcept {

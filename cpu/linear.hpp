@@ -6,6 +6,7 @@
 // A matrix of N rows is cut into tiles of `tile_rows` rows; a tile is one ticket of work. The value
 // of y[m][n] depends on row m of x and row n of W only: never on which other rows stand beside it.
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -40,6 +41,11 @@ class activations {
   // Columns [first, first + columns) of row m. REQUIRES first to be a multiple of 32, and columns
   // too unless these are the last ones.
   void set_part(int row, int first, const float* x, int columns);
+  // Columns [first, first + 32) of rows [first_row, first_row + rows), from x[i * stride].
+  // REQUIRES first to be a multiple of 32.
+  void set_block(int first_row, int rows, int first, const float* x, std::size_t stride);
+  // |x - what stands in row m|, the Euclidean length. REQUIRES quants.
+  double distance(int row, const float* x, int columns) const noexcept;
   // squares[b] = |x - what stands in row m|^2 over the b-th 32 columns. REQUIRES quants.
   void errors(int row, const float* x, int columns, float* squares) const noexcept;
   struct storage;

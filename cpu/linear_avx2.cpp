@@ -103,22 +103,17 @@ FORETOKEN_AVX2 void quantise_block(const activations::storage& to, std::size_t a
   if (!(scale.power > 0)) {
     std::fill_n(q, block_columns, std::int16_t{0});
     std::fill_n(bytes, block_columns * to.planes, std::int8_t{0});
-    return to.put_block(at, scale, 0, 0);
+    return to.put_sums(at, scale.value(), 0, 0);
   }
   const __m256 inverse = _mm256_set1_ps(1.0f / scale.value());
   const std::int32_t first = quantise_half(x, inverse, q);
   const std::int32_t second = quantise_half(x + 16, inverse, q + 16);
   part_words(q, to.planes, bytes);
-  to.put_block(at, scale, first, second);
+  to.put_sums(at, scale.value(), first, second);
 }
 
-FORETOKEN_AVX2 void quantise(const activations::storage& to,
-                             std::size_t at,
-                             const float* x,
-                             int blocks) {
-  for (int b = 0; b < blocks; ++b) {
-    quantise_block(to, at + static_cast<std::size_t>(b), x + b * block_columns);
-  }
+FORETOKEN_AVX2 void quantise(const activations::storage& to, const block_walk& walk) {
+  for (int i = 0; i < walk.count; ++i) quantise_block(to, walk.block(i), walk.values(i));
 }
 
 // ---- integer weights ----

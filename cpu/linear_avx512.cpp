@@ -147,7 +147,7 @@ FORETOKEN_AVX512_INLINE void stream_panels(const stream_job& job,
     const std::byte* const scales = record + form.quant_bytes();
     for (int g = 0; g < form.groups(); ++g) {
       const std::byte* const quants = record + g * Group * tile_rows * Bits / 8 + first_panel * 64;
-      begin_sums(job.x, rows, job.starts.first + g * job.starts.step, block);
+      begin_sums<!Minima>(job.x, rows, job.starts.first + g * job.starts.step, block);
       if constexpr (Bits == 4) {
         multiply_nibbles<Group>(quants, rows, g * Group, ahead, block);
       } else {

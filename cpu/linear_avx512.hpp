@@ -25,7 +25,7 @@ FORETOKEN_AVX512_INLINE __m512 widen_halves(const std::byte* from) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 }
 
-void quantise(const activations::storage& to, std::size_t at, const float* x, int blocks);
+void quantise(const activations::storage& to, const block_walk& walk);
 
 void float_tile(const std::byte* values,
                 int columns,

@@ -84,24 +84,25 @@ FORETOKEN_AVX512_INLINE void load_quads(const row_block<Planes, Rows>& rows,
   for (int v = 0; v < Planes * Rows; ++v) x[v] = broadcast_quad(rows.quad(v, column));
 }
 
-// Which of a block's eight starts a type's groups begin with.
+// Which of a block's offset_starts a type's groups begin with; types with minima have no offset.
 struct group_starts {
   int first = 0;
   int step = 0;  // to the second group of 16 columns
 };
 
 inline group_starts start_of(const integer_form& form) noexcept {
+  FORETOKEN_ASSERT(form.has_minima == (form.offset == 0));
   switch (form.offset) {
-    case 8: return {1, 0};
-    case 16: return {2, 0};
-    case 128: return {3, 0};
+    case 8: return {0, 0};
+    case 16: return {1, 0};
+    case 128: return {2, 0};
     case 4: return {4, 1};
     case 32: return {6, 1};
-    default: FORETOKEN_ASSERT(form.offset == 0); return {0, 0};
+    default: FORETOKEN_ASSERT(form.offset == 0); return {};
   }
 }
 
-template <int Planes, int Rows, int Panels>
+template <bool Offset, int Planes, int Rows, int Panels>
 FORETOKEN_AVX512_INLINE void begin_sums(const activations::storage& x,
                                         const row_block<Planes, Rows>& rows,
                                         int start,
@@ -109,7 +110,9 @@ FORETOKEN_AVX512_INLINE void begin_sums(const activations::storage& x,
 #pragma GCC unroll 4
   for (int v = 0; v < Planes * Rows; ++v) {
     const std::size_t at = rows.block(v / Planes) * Planes + v % Planes;
-    const __m512i first = _mm512_set1_epi32(x.starts[8 * at + static_cast<std::size_t>(start)]);
+    const std::int32_t* const from =
+        Offset ? x.offset_starts + 8 * at + static_cast<std::size_t>(start) : x.starts + at;
+    const __m512i first = _mm512_set1_epi32(*from);
 #pragma GCC unroll 4
     for (int p = 0; p < Panels; ++p) block.sums[v][p] = first;
   }
@@ -120,17 +123,17 @@ FORETOKEN_AVX512_INLINE __m512 above(__m512i sum, std::int32_t start) {
 }
 
 // The sum of row m, times the power of two in its scale: what the bits of its planes, read as
-// floats, are above the first start. Exact but for one rounding of an 8-bit type's.
+// floats, are above `starts`. Exact but for one rounding of an 8-bit type's.
 template <int Planes, int Rows, int Panels>
 FORETOKEN_AVX512_INLINE __m512 powered_sum(const block_sums<Planes, Rows, Panels>& block,
                                            const activations::storage& x,
                                            std::size_t at,
                                            int m,
                                            int panel) {
-  const std::int32_t* const starts = x.starts + 8 * at * Planes;
+  const std::int32_t* const starts = x.starts + at * Planes;
   const __m512 high = above(block.sums[m * Planes][panel], starts[0]);
   if constexpr (Planes == 1) return high;
-  return _mm512_add_ps(high, above(block.sums[m * Planes + 1][panel], starts[8]));
+  return _mm512_add_ps(high, above(block.sums[m * Planes + 1][panel], starts[Planes - 1]));
 }
 
 // Adds the products of one group of columns; `quants` are the group's, from the first panel on.

@@ -56,14 +56,18 @@ struct block_scale {
   float value() const noexcept { return power * scale_factors[factor]; }
 };
 
+// Magnitudes, as bits of a float, that count as not finite (2^90: kernels keep sums as mantissas),
+// and those that count as 0.
+constexpr std::uint32_t magnitude_limit = (127u + 90) << 23;
+constexpr float magnitude_least = 1e-30f;
+
 // The least scale with which the largest magnitude, as bits of a float, stays within the quants.
-// Magnitudes beyond 2^90 count as not finite: kernels keep sums as mantissas.
 inline block_scale scale_for(std::uint32_t largest, int planes) noexcept {
   constexpr std::uint32_t one = 1u << 23;  // of an exponent
   constexpr std::uint32_t quarter = one / 4;
-  if (largest >= (127u + 90) * one) return {std::numeric_limits<float>::quiet_NaN(), 0};
+  if (largest >= magnitude_limit) return {std::numeric_limits<float>::quiet_NaN(), 0};
   const float magnitude = std::bit_cast<float>(largest);
-  if (magnitude < 1e-30f) return {};
+  if (magnitude < magnitude_least) return {};
   const bool exact = planes == 2;
   const float least = magnitude / static_cast<float>(exact ? exact_quant_max : fast_quant_max);
   const auto bits = std::bit_cast<std::uint32_t>(least);
@@ -79,29 +83,46 @@ struct activations::storage {
   std::size_t blocks = 0;  // stride / 32
   const linear_kernels* kernels = nullptr;
   memory_block memory;
-  float* values = nullptr;           // [rows][stride], or null
-  std::int8_t* bytes = nullptr;      // [rows][blocks][planes][32], high bytes first; or null
-  std::int16_t* words = nullptr;     // [rows][stride], or null
-  float* scales = nullptr;           // [rows][blocks]
-  std::int32_t* starts = nullptr;    // [rows][blocks][planes][8], or null: quantise_avx512.cpp
-  std::uint8_t* factors = nullptr;   // [rows][blocks]: numbers in scale_factors, or null
-  float* sums = nullptr;             // [rows][blocks]: scale * sum of the quants
-  float* half_sums = nullptr;        // [rows][2 * blocks]: the same per 16 columns
-  std::int32_t* int_sums = nullptr;  // [rows][2 * blocks]: sum of the quants per 16; or null
+  float* values = nullptr;        // [rows][stride], or null
+  std::int8_t* bytes = nullptr;   // [rows][blocks][planes][32], high bytes first; or null
+  std::int16_t* words = nullptr;  // [rows][stride], or null
+  float* scales = nullptr;        // [rows][blocks]
+  // Bits that sums begin with, instead of int_sums; see quantise_avx512.cpp.
+  std::int32_t* starts = nullptr;         // [rows][blocks][planes], or null
+  std::int32_t* offset_starts = nullptr;  // [rows][blocks][planes][8], or null
+  std::uint8_t* factors = nullptr;        // [rows][blocks]: numbers in scale_factors, or null
+  float* sums = nullptr;                  // [rows][blocks]: scale * sum of the quants
+  float* half_sums = nullptr;             // [rows][2 * blocks]: the same per 16 columns
+  std::int32_t* int_sums = nullptr;       // [rows][2 * blocks]: sum of the quants per 16; or null
 
   std::size_t row(int m) const noexcept { return static_cast<std::size_t>(m) * stride; }
   std::size_t block(int m) const noexcept { return static_cast<std::size_t>(m) * blocks; }
-  // What is kept of a block besides its quants and starts; the sums are of its two halves.
-  void put_block(std::size_t at, block_scale with, std::int32_t first, std::int32_t second) const {
-    const float scale = with.value();
+  // The scale of a block and the sums of its quants' halves.
+  void put_sums(std::size_t at, float scale, std::int32_t first, std::int32_t second) const {
     scales[at] = scale;
     sums[at] = scale * static_cast<float>(first + second);
     half_sums[2 * at] = scale * static_cast<float>(first);
     half_sums[2 * at + 1] = scale * static_cast<float>(second);
-    if (factors != nullptr) factors[at] = static_cast<std::uint8_t>(with.factor);
     if (int_sums == nullptr) return;
     int_sums[2 * at] = first;
     int_sums[2 * at + 1] = second;
+  }
+};
+
+// Blocks of 32 values to be quantised: the first one's values and its number over all rows, and the
+// way to the next.
+struct block_walk {
+  const float* x = nullptr;
+  std::size_t x_step = 0;
+  std::size_t at = 0;
+  std::size_t at_step = 0;
+  int count = 0;
+  const float* values(int i) const noexcept { return x + static_cast<std::size_t>(i) * x_step; }
+  std::size_t block(int i) const noexcept { return at + static_cast<std::size_t>(i) * at_step; }
+  void skip(int blocks) noexcept {
+    x = values(blocks);
+    at = block(blocks);
+    count -= blocks;
   }
 };
 
@@ -148,8 +169,7 @@ struct linear_kernels {
   bool byte_planes = false;  // how quants are kept: one form or both
   bool words = false;
   bool starts = false;  // and factors, instead of int_sums
-  // Blocks of 32 values into block `at` (counted over all rows) and those behind it.
-  void (*quantise)(const activations::storage& to, std::size_t at, const float* x, int blocks);
+  void (*quantise)(const activations::storage& to, const block_walk& walk);
   void (*integer_tile)(const integer_stream& tile,
                        const integer_form& form,
                        const activations::storage& x,

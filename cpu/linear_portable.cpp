@@ -22,7 +22,7 @@ void quantise_block(const activations::storage& to, std::size_t at, const float*
   const block_scale scale = scale_for(largest, to.planes);
   if (!(scale.power > 0)) {  // zeros, or NaN that must reach the logits
     std::fill_n(q, block_columns, std::int16_t{0});
-    return to.put_block(at, scale, 0, 0);
+    return to.put_sums(at, scale.value(), 0, 0);
   }
   const float inverse = 1.0f / scale.value();
   std::int32_t half[2] = {0, 0};
@@ -30,13 +30,11 @@ void quantise_block(const activations::storage& to, std::size_t at, const float*
     q[i] = static_cast<std::int16_t>(std::lrintf(x[i] * inverse));
     half[i / 16] += q[i];
   }
-  to.put_block(at, scale, half[0], half[1]);
+  to.put_sums(at, scale.value(), half[0], half[1]);
 }
 
-void quantise(const activations::storage& to, std::size_t at, const float* x, int blocks) {
-  for (int b = 0; b < blocks; ++b) {
-    quantise_block(to, at + static_cast<std::size_t>(b), x + b * block_columns);
-  }
+void quantise(const activations::storage& to, const block_walk& walk) {
+  for (int i = 0; i < walk.count; ++i) quantise_block(to, walk.block(i), walk.values(i));
 }
 
 void widen_scales(const std::byte* from, float* out) {

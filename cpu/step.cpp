@@ -250,10 +250,7 @@ void step::add_output(const linear& matrix,
 void step::gate_tile(int tile, int first, int end, float* y) {
   const bool silu = shape().activation == model::activation_kind::silu_gate;
   (silu ? kernels_.silu_gate_tile : kernels_.gelu_gate_tile)(y, end - first);
-  constexpr int columns = tile_rows / 2;
-  for (int r = first; r < end; ++r, y += tile_rows) {
-    hidden_inputs_.set_part(r, tile * columns, y, columns);
-  }
+  hidden_inputs_.set_block(first, end - first, tile * tile_rows / 2, y, tile_rows);
 }
 
 // The row forms: gate and up one below the other, or up alone with its bias.

@@ -198,6 +198,29 @@ TEST_CASE("linear: parts of a row set apart are the row set whole") {
   }
 }
 
+TEST_CASE("linear: a block of many rows set at once is each row's set alone") {
+  constexpr int rows = 37;  // not whole batches of 16
+  std::mt19937 random(15);
+  thread_pool threads(1);
+  for (const isa path : paths_here()) {
+    for (const numerics precision : {numerics::exact, numerics::fast, numerics::float32}) {
+      options chosen;
+      chosen.path = path;
+      chosen.precision = precision;
+      const random_tensor w(dtype::q4_0, 64, 64, random);
+      const auto packed = pack({&w.view, 1}, chosen, threads);
+      auto x = random_rows(rows, 64, random);
+      std::fill_n(x.begin() + 5 * 64, 32, 0.0f);
+      const activations whole = fill(x, rows, 64, chosen);
+      activations blocks(rows, 64, chosen, false);
+      blocks.set_block(0, rows, 32, x.data() + 32, 64);
+      blocks.set_block(0, 3, 0, x.data(), 64);
+      blocks.set_block(3, rows - 3, 0, x.data() + 3 * 64, 64);
+      CHECK(multiply(*packed, whole, rows, threads) == multiply(*packed, blocks, rows, threads));
+    }
+  }
+}
+
 TEST_CASE("linear: the largest quants and activations do not overflow") {
   std::mt19937 random(5);
   thread_pool threads(1);
@@ -241,15 +264,16 @@ TEST_CASE("linear: a channel a thousand times larger does not drown the others")
   }
 }
 
-TEST_CASE("linear: a value that is not finite makes the row's outputs NaN and no other row's") {
+TEST_CASE(
+    "linear: a value that is not finite, or absurd, makes the row's outputs NaN and no other's") {
   std::mt19937 random(8);
   thread_pool threads(1);
   for (const isa path : paths_here()) {
     for (const float bad :
-         {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+         {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN(), 1e35f}) {
       options chosen;
       chosen.path = path;
-      const random_tensor w(dtype::q8_0, 64, 96, random);
+      const random_tensor w(bad == 1e35f ? dtype::q4_1 : dtype::q8_0, 64, 96, random);
       const auto packed = pack({&w.view, 1}, chosen, threads);
       auto x = random_rows(2, 96, random);
       x[96 + 40] = bad;
