@@ -44,8 +44,6 @@ class activations {
   // Columns [first, first + 32) of rows [first_row, first_row + rows), from x[i * stride].
   // REQUIRES first to be a multiple of 32.
   void set_block(int first_row, int rows, int first, const float* x, std::size_t stride);
-  // |x - what stands in row m|, the Euclidean length. REQUIRES quants.
-  double distance(int row, const float* x, int columns) const noexcept;
   // squares[b] = |x - what stands in row m|^2 over the b-th 32 columns. REQUIRES quants.
   void errors(int row, const float* x, int columns, float* squares) const noexcept;
   struct storage;
