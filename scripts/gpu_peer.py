@@ -1,8 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch and transformers on the shapes of the step table, random weights: decode at context 512 eagerly,
-from a graph recorded by hand and by torch.compile(mode="reduce-overhead"); the naive pipeline (float32, no
-cache, one at a time); and the machine's ceilings. One JSON object. Argument: seconds that may be spent."""
+"""PyTorch and transformers on the shapes of the step table, random weights. One JSON object.
+
+  gpu_peer.py decode SECONDS   at context 512: eagerly, from a graph recorded by hand, and by
+                               torch.compile(mode="reduce-overhead"); and the machine's ceilings
+  gpu_peer.py naive SECONDS    without keys and values, one prediction at a time, float32 and bfloat16
+  gpu_peer.py attention SECONDS  scaled_dot_product_attention of prompts, flash and cuDNN, us a layer
+
+SECONDS: what may be spent; what is not reached is left out."""
 
 import json
 import os
@@ -51,14 +56,21 @@ def made(name):
     return transformers.LlamaForCausalLM(config).cuda().eval()
 
 
-def naive():
-    model = made("smollm2").float()
+def predictions(model, length):
+    ids = torch.randint(0, model.config.vocab_size, (1, length), device="cuda")
+    work = lambda: model(ids, use_cache=False).logits[:, -1].argmax(-1).item()
+    work()
+    return median_ms(work, 15)
+
+
+def naive(until):
+    """Milliseconds a prediction, by type and length of the prompt."""
     found = {}
-    for length in (32, 128, 512):
-        ids = torch.randint(0, 49152, (1, length), device="cuda")
-        work = lambda: model(ids, use_cache=False).logits[:, -1].argmax(-1).item()
-        work()
-        found[length] = median_ms(work, 15)
+    for kind in (torch.float32, torch.bfloat16):
+        model = made("smollm2").to(kind)
+        for length in (32, 128, 512):
+            if time.time() < until:
+                found.setdefault(str(kind).split(".")[1], {})[length] = predictions(model, length)
     return found
 
 
@@ -103,20 +115,74 @@ def decode(model, batch, until):
     return found
 
 
+def decodes(until):
+    found = {}
+    for name in SHAPES:
+        model = made(name).bfloat16()
+        for batch in (1, 8, 64):
+            if time.time() < until:
+                found.setdefault(name, []).append(decode(model, batch, until))
+        del model
+    return found
+
+
+def attention_us(shape, sequences, length, backend):
+    """Microseconds a layer: one call a layer, all layers as one graph."""
+    layers, heads, kv_heads = (shape[key] for key in
+                               ("num_hidden_layers", "num_attention_heads", "num_key_value_heads"))
+    fresh = lambda count: torch.randn(sequences, count, length, 64, dtype=torch.float16, device="cuda")
+    q = fresh(heads)
+    pairs = [(fresh(kv_heads), fresh(kv_heads)) for _ in range(layers)]
+
+    def work():
+        for k, v in pairs:
+            torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+    with torch.nn.attention.sdpa_kernel(backend):
+        replay = recorded(work)
+    times = []
+    for _ in range(15):
+        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begun.record()
+        replay()
+        ended.record()
+        ended.synchronize()
+        times.append(begun.elapsed_time(ended))
+    return 1e3 * statistics.median(times) / layers
+
+
+def attentions(until):
+    backends = {"flash": torch.nn.attention.SDPBackend.FLASH_ATTENTION,
+                "cudnn": torch.nn.attention.SDPBackend.CUDNN_ATTENTION}
+    found = []
+    for name, shape in SHAPES.items():
+        for rows, length in ((64, 32), (128, 32), (512, 32), (1024, 32), (2048, 32), (512, 512),
+                             (2048, 512), (2048, 2048)):
+            row = {"shape": name, "rows": rows, "prompt": length}
+            for backend, choice in backends.items():
+                if time.time() > until:
+                    continue
+                try:
+                    row[backend] = attention_us(shape, rows // length, length, choice)
+                except RuntimeError as failed:
+                    row[backend + "_error"] = str(failed)[:200]
+            found.append(row)
+    return found
+
+
 def main():
-    until = time.time() + float(sys.argv[1])
+    part, until = sys.argv[1], time.time() + float(sys.argv[2])
     torch.manual_seed(0)
     found = {"torch": torch.__version__, "transformers": transformers.__version__,
-             "device": torch.cuda.get_device_name(), "decode": {}}
+             "device": torch.cuda.get_device_name()}
     with torch.inference_mode():
-        found["ceilings"] = ceilings()
-        found["naive_ms"] = naive()
-        for name in SHAPES:
-            model = made(name).bfloat16()
-            for batch in (1, 8, 64):
-                if time.time() < until:
-                    found["decode"].setdefault(name, []).append(decode(model, batch, until))
-            del model
+        if part == "decode":
+            found["ceilings"] = ceilings()
+            found["decode"] = decodes(until)
+        elif part == "naive":
+            found["naive_ms"] = naive(until)
+        else:
+            found["attention"] = attentions(until)
     print(json.dumps(found))
 
 

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// One step of the general path over random weights, recorded as a graph, for gpu_step_bench.
+
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+#include "bench/gpu_step_model.hpp"
+#include "gpu/kernels.hpp"
+
+namespace foretoken {
+
+// Everything of one batch size and context.
+class bench_step {
+ public:
+  // `sequences` of `tokens` rows each, the last at position context - 1.
+  bench_step(
+      const bench_model& from, int sequences, int tokens, int context, gpu::launch_context on)
+      : model_(from), rows_(sequences * tokens), context_(context), on_(on) {
+    const int rows = rows_;
+    const bench_shape& shape = from.shape();
+    hyper_.width = shape.width;
+    hyper_.heads = shape.heads;
+    hyper_.kv_heads = shape.kv_heads;
+    hyper_.head_dim = shape.head_dim;
+    hyper_.ffn = shape.ffn;
+    const auto bytes = gpu::workspace_bytes(hyper_, rows, rows, bench_model::context_max);
+    work_.x = static_cast<float*>(memory_.take(bytes.x));
+    work_.normed = static_cast<std::uint16_t*>(memory_.take(bytes.normed));
+    work_.squares = static_cast<float*>(memory_.take(bytes.squares));
+    work_.q = static_cast<std::uint16_t*>(memory_.take(bytes.q));
+    work_.attended = static_cast<std::uint16_t*>(memory_.take(bytes.attended));
+    work_.hidden = static_cast<std::uint16_t*>(memory_.take(bytes.hidden));
+    work_.raw = static_cast<float*>(memory_.take(bytes.raw));
+    work_.partial = static_cast<float*>(memory_.take(bytes.partial));
+    work_.arrived = static_cast<std::uint32_t*>(memory_.take(bytes.arrived));
+    const int pages_each = (context + 16) / 16;
+    pool_ = {nullptr, sequences * pages_each, shape.kv_heads, shape.head_dim};
+    pool_.base = memory_.take<std::uint16_t>(at(shape.layers) * pool_.layer_values());
+    static const filler values;
+    values.halves(pool_.base, at(shape.layers) * pool_.layer_values() * 2);
+    std::vector<std::int32_t> words, positions, tables, pages;
+    std::vector<gpu::attention_tile> tiles;
+    const int tile_rows = gpu::attention_tile_rows(shape.heads, shape.kv_heads);
+    for (int r = 0; r < rows; ++r) {
+      const int i = r % tokens;
+      words.push_back((r * 7919 + 1) % shape.vocabulary);
+      positions.push_back(context - tokens + i);
+      tables.push_back(r / tokens);
+      if (i % tile_rows == 0) tiles.push_back({r, std::min(tile_rows, tokens - i)});
+      if (i + 1 < tokens) continue;
+      which_.push_back(r);
+      for (int p = 0; p < pages_each; ++p) pages.push_back(p * sequences + r / tokens);
+    }
+    tiles.resize(at(rows));  // as a step pads them
+    token_ = put(words);
+    step_rows_ = {token_, put(positions), put(tables), put(pages), pages_each, rows};
+    tiles_ = put(tiles);
+    which_there_ = put(which_);
+    logits_ = memory_.take<float>(which_.size() * at(shape.vocabulary));
+    scratch_ = memory_.take(gpu::digest_scratch_bytes(sequences, shape.vocabulary));
+    must(cudaHostAlloc(reinterpret_cast<void**>(&digests_),
+                       which_.size() * sizeof(gpu::logits_digest), cudaHostAllocMapped),
+         "pinned");
+  }
+  ~bench_step() { cudaFreeHost(digests_); }
+
+  double kv_bytes() const {
+    const bench_shape& shape = model_.shape();
+    return 2.0 * 2.0 * shape.layers * shape.kv_heads * shape.head_dim * context_ *
+           static_cast<double>(which_.size());
+  }
+
+  // parts, as bits: attention, attention input, attention output, ffn input, ffn output, head and
+  // digest
+  static constexpr int part_count = 6;
+  static constexpr unsigned all_parts = (1u << part_count) - 1;
+  void queue(unsigned parts) {
+    const bench_shape& shape = model_.shape();
+    gpu::launch_context on = on_;
+    on.dependent = false;
+    gpu::embed_arguments embed{step_rows_, model_.head, {},
+                               1,          work_,       model_.layers[0].attention_norm};
+    must(gpu::launch_embed(on, embed), "embed");
+    on.dependent = on_.dependent;
+    for (int i = 0; i < shape.layers; ++i) {
+      const bench_layer& layer = model_.layers[at(i)];
+      const bool last = i + 1 == shape.layers;
+      std::uint16_t* const kv = pool_.base + at(i) * pool_.layer_values();
+      gpu::attention_input_arguments in;
+      in.rows = step_rows_;
+      in.work = work_;
+      in.norm = layer.attention_norm;
+      in.qkv = layer.qkv;
+      in.heads = shape.heads;
+      in.kv_heads = shape.kv_heads;
+      in.head_dim = shape.head_dim;
+      in.angles = model_.angles;
+      in.pairs = shape.head_dim / 2;
+      in.query_scale = 0.125f;
+      in.kv = kv;
+      if ((parts & 2) != 0) must(gpu::launch_attention_input(on, in), "attention input");
+      gpu::attention_arguments attend;
+      attend.rows = step_rows_;
+      attend.work = work_;
+      attend.tiles = tiles_;
+      attend.tile_count = rows_;
+      attend.spans_max = gpu::attention_spans(context_);
+      attend.positions_max = context_;
+      attend.heads = shape.heads;
+      attend.kv_heads = shape.kv_heads;
+      attend.head_dim = shape.head_dim;
+      attend.kv = kv;
+      if ((parts & 1) != 0) must(gpu::launch_attention(on, attend), "attention");
+      gpu::residual_arguments out{rows_, work_, layer.o, shape.width, {}, layer.ffn_norm};
+      if ((parts & 4) != 0) must(gpu::launch_attention_output(on, out), "attention output");
+      gpu::ffn_input_arguments up;
+      up.rows = rows_;
+      up.work = work_;
+      up.norm = layer.ffn_norm;
+      up.matrix = layer.gate_up;
+      up.ffn = shape.ffn;
+      if ((parts & 8) != 0) must(gpu::launch_ffn_input(on, up), "ffn input");
+      out.matrix = layer.down;
+      out.next_norm = last ? model_.final_norm : model_.layers[at(i + 1)].attention_norm;
+      if ((parts & 16) != 0) must(gpu::launch_ffn_output(on, out), "ffn output");
+    }
+    if ((parts & 32) == 0) return;
+    gpu::head_arguments head;
+    head.rows = static_cast<int>(which_.size());
+    head.which = which_there_;
+    head.work = work_;
+    head.norm = model_.final_norm;
+    head.matrix = model_.head;
+    head.logits = logits_;
+    must(gpu::launch_head(on, head), "head");
+    gpu::digest_arguments digest{head.rows, logits_,  shape.vocabulary, shape.vocabulary,
+                                 top_,      scratch_, digests_,         nullptr};
+    must(gpu::launch_digest(on, digest), "digest");
+  }
+
+  void wants(int top) { top_ = top; }  // entries of a digest
+  void kernels(gpu::product_tile tile) { on_.tile = tile; }
+  struct host_times {
+    double call = 0, whole = 0;  // us: of the launch, and until the step is seen to have ended
+  };
+  // One step at a time, as an executor without a step in reserve.
+  host_times alone(int replays) {
+    cudaGraphExec_t const ready = record(all_parts);
+    std::vector<double> calls, wholes;
+    using clock = std::chrono::steady_clock;
+    const auto us = [](clock::duration d) {
+      return std::chrono::duration<double, std::micro>(d).count();
+    };
+    for (int i = 0; i < replays; ++i) {
+      const auto begun = clock::now();
+      must(cudaGraphLaunch(ready, on_.stream), "replay");
+      const auto called = clock::now();
+      must(cudaStreamSynchronize(on_.stream), "step");
+      calls.push_back(us(called - begun));
+      wholes.push_back(us(clock::now() - begun));
+    }
+    cudaGraphExecDestroy(ready);
+    return {median(calls), median(wholes)};
+  }
+
+  // Median microseconds of a replay among others.
+  double time(unsigned parts, int replays) {
+    cudaGraphExec_t const ready = record(parts);
+    cudaEvent_t before = nullptr, after = nullptr;
+    must(cudaEventCreate(&before), "event");
+    must(cudaEventCreate(&after), "event");
+    std::vector<double> times;
+    for (int i = 0; i < replays + 3; ++i) {
+      must(cudaEventRecord(before, on_.stream), "event");
+      for (int k = 0; k < 5; ++k) must(cudaGraphLaunch(ready, on_.stream), "replay");
+      must(cudaEventRecord(after, on_.stream), "event");
+      must(cudaEventSynchronize(after), "step");
+      float ms = 0;
+      must(cudaEventElapsedTime(&ms, before, after), "event");
+      if (i >= 3) times.push_back(static_cast<double>(ms) * 200);
+    }
+    cudaGraphExecDestroy(ready);
+    cudaEventDestroy(before);
+    cudaEventDestroy(after);
+    return median(times);
+  }
+
+ private:
+  static double median(std::vector<double>& of) {
+    std::sort(of.begin(), of.end());
+    return of[of.size() / 2];
+  }
+  cudaGraphExec_t record(unsigned parts) {
+    queue(parts);
+    must(cudaStreamSynchronize(on_.stream), "step");
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t ready = nullptr;
+    must(cudaStreamBeginCapture(on_.stream, cudaStreamCaptureModeThreadLocal), "capture");
+    queue(parts);
+    must(cudaStreamEndCapture(on_.stream, &graph), "capture");
+    must(cudaGraphInstantiate(&ready, graph, 0), "graph");
+    must(cudaGraphUpload(ready, on_.stream), "graph");
+    cudaGraphDestroy(graph);
+    return ready;
+  }
+  template <class T>
+  T* put(const std::vector<T>& values) {
+    auto* const out = memory_.take<T>(values.size());
+    must(cudaMemcpy(out, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice), "copy");
+    return out;
+  }
+  const bench_model& model_;
+  int rows_, context_;
+  int top_ = 1;
+  gpu::launch_context on_;
+  model::hyperparameters hyper_;
+  memory memory_;
+  gpu::workspace work_;
+  gpu::kv_pool_view pool_;
+  gpu::step_rows step_rows_;
+  std::int32_t* token_ = nullptr;
+  std::int32_t* which_there_ = nullptr;
+  gpu::attention_tile* tiles_ = nullptr;
+  std::vector<std::int32_t> which_;
+  float* logits_ = nullptr;
+  void* scratch_ = nullptr;
+  gpu::logits_digest* digests_ = nullptr;
+};
+
+}  // namespace foretoken
