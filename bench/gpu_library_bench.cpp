@@ -3,7 +3,7 @@
 // with float sums, no epilogue, one product a layer with the layer's own weights, all layers as one
 // graph. The program does not use the library; docs/decisions/0007 says why.
 //
-//   gpu_library_bench [--smoke] [smollm2] [llama1b]
+//   gpu_library_bench [--smoke] [--chains] [smollm2] [llama1b]
 //
 // Lines: "product SHAPE NAME ROWS us-of-the-heuristic's-first us-of-the-best-of-eight", a layer;
 // and for algorithms pinned to what was chosen for some number of rows: "pinned SHAPE NAME
@@ -18,6 +18,7 @@
 
 #include <cublasLt.h>
 
+#include "bench/gpu_chain.hpp"
 #include "bench/gpu_step_model.hpp"
 
 namespace foretoken {
@@ -41,7 +42,8 @@ struct product_shape {
 // y[rows][outputs] = x[rows][inputs] W[outputs][inputs]^T; the library is told of columns.
 class layouts {
  public:
-  layouts(const product_shape& of, int rows) {
+  // used: how many of the inputs, 0 = all; results are f16, and float where it is given.
+  layouts(const product_shape& of, int rows, int used = 0) {
     must(cublasLtMatmulDescCreate(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "description");
     const cublasOperation_t turned = CUBLAS_OP_T;
     must(cublasLtMatmulDescSetAttribute(product, CUBLASLT_MATMUL_DESC_TRANSA, &turned,
@@ -51,7 +53,8 @@ class layouts {
                n = static_cast<std::uint64_t>(of.outputs), m = static_cast<std::uint64_t>(rows);
     must(cublasLtMatrixLayoutCreate(&weights, CUDA_R_16F, k, n, of.inputs), "layout");
     must(cublasLtMatrixLayoutCreate(&x, CUDA_R_16F, k, m, of.inputs), "layout");
-    must(cublasLtMatrixLayoutCreate(&y, CUDA_R_16F, n, m, of.outputs), "layout");
+    must(cublasLtMatrixLayoutCreate(&y, used > 0 ? CUDA_R_32F : CUDA_R_16F, n, m, of.outputs),
+         "layout");
   }
   layouts(const layouts&) = delete;
   layouts& operator=(const layouts&) = delete;
@@ -78,6 +81,7 @@ class library {
     x_ = memory_.take<std::uint16_t>(at(rows_most) * at(of.inputs));
     values.halves(x_, at(rows_most) * at(of.inputs) * 2);
     y_ = memory_.take<std::uint16_t>(at(rows_most) * at(of.outputs));
+    chain_ = memory_.take<float>(at(chain_rows) * at(of.outputs));
     workspace_ = memory_.take(workspace_size);
   }
   library(const library&) = delete;
@@ -89,8 +93,8 @@ class library {
     cublasLtDestroy(handle_);
   }
 
-  std::vector<cublasLtMatmulAlgo_t> proposals(int rows) const {
-    const layouts of(shape_, rows);
+  std::vector<cublasLtMatmulAlgo_t> proposals(int rows, int used = 0) const {
+    const layouts of(shape_, rows, used);
     cublasLtMatmulPreference_t wish{};
     must(cublasLtMatmulPreferenceCreate(&wish), "preference");
     must(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
@@ -147,6 +151,24 @@ class library {
     must(cudaMemcpy(out.data(), y_, out.size() * 2, cudaMemcpyDeviceToHost), "copy");
     return out;
   }
+  static constexpr int chain_rows = 64;
+  // Float results that are not those of one chain of products over `used` inputs.
+  std::size_t unlike_chain(const cublasLtMatmulAlgo_t& algorithm, int used) const {
+    const layouts of(shape_, chain_rows, used);
+    queue(of, algorithm, 1);
+    must(launch_chain({weights_, x_, chain_, shape_.outputs, chain_rows, used, shape_.inputs},
+                      stream_),
+         "chain");
+    must(cudaStreamSynchronize(stream_), "chain");
+    std::vector<float> theirs(at(chain_rows) * at(shape_.outputs)), ours(theirs.size());
+    must(cudaMemcpy(theirs.data(), y_, theirs.size() * 4, cudaMemcpyDeviceToHost), "copy");
+    must(cudaMemcpy(ours.data(), chain_, ours.size() * 4, cudaMemcpyDeviceToHost), "copy");
+    std::size_t different = 0;
+    for (std::size_t i = 0; i < ours.size(); ++i) {
+      different += std::memcmp(&ours[i], &theirs[i], 4) != 0;
+    }
+    return different;
+  }
 
  private:
   std::size_t weight_count() const { return at(shape_.outputs) * at(shape_.inputs); }
@@ -166,6 +188,7 @@ class library {
   cudaStream_t stream_{};
   cudaEvent_t before_{}, after_{};
   std::uint16_t *weights_ = nullptr, *x_ = nullptr, *y_ = nullptr;
+  float* chain_ = nullptr;
   void* workspace_ = nullptr;
 };
 
@@ -231,7 +254,17 @@ void pin(const library& with,
   std::fflush(stdout);
 }
 
-void run_shape(const bench_shape& shape, bool smoke) {
+// Algorithms for float results at several numbers of rows, on 64.
+void compare_chains(const library& with, const char* shape, const product_shape& product) {
+  for (const int rows : {8, 64, 512, 2048}) {
+    const auto found = with.proposals(rows, product.inputs);
+    if (found.empty()) continue;
+    std::printf("chain %s %s %d %zu of %d\n", shape, product.name, rows,
+                with.unlike_chain(found[0], product.inputs), library::chain_rows * product.outputs);
+  }
+}
+
+void run_shape(const bench_shape& shape, bool smoke, bool only_chains) {
   const int head = shape.head_dim;
   const product_shape products[] = {
       {"qkv", (shape.heads + 2 * shape.kv_heads) * head, shape.width},
@@ -242,6 +275,8 @@ void run_shape(const bench_shape& shape, bool smoke) {
   for (const product_shape& each : products) {
     const library with(each, smoke ? 1 : shape.layers);
     const int replays = smoke ? 1 : 7;
+    compare_chains(with, shape.name, each);
+    if (only_chains) continue;
     for (const found_algorithm& found : best_of_each(with, shape.name, each.name, replays)) {
       pin(with, shape.name, each.name, found, replays);
     }
@@ -258,12 +293,14 @@ int main(int count, char** arguments) {
     std::printf("no CUDA device: skipped\n");
     return 77;
   }
-  bool smoke = false;
+  bool smoke = false, only_chains = false;
   std::vector<std::string> names;
   for (int i = 1; i < count; ++i) {
     const std::string word = arguments[i];
     if (word == "--smoke") {
       smoke = true;
+    } else if (word == "--chains") {
+      only_chains = true;
     } else {
       names.push_back(word);
     }
@@ -271,7 +308,7 @@ int main(int count, char** arguments) {
   for (const bench_shape& shape : shapes) {
     const bool wanted =
         names.empty() || std::find(names.begin(), names.end(), shape.name) != names.end();
-    if (wanted) run_shape(shape, smoke);
+    if (wanted) run_shape(shape, smoke, only_chains);
   }
   return 0;
 }

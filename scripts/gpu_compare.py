@@ -93,12 +93,14 @@ def stage_products(at):
     """cuBLASLt and our kernels, us a layer; ours have their epilogues, the library's products none."""
     library_environment()
     holds, out, err = run([at.program("gpu_library_bench")], 240)
-    found = {"holds": holds, "said": err, "library": [], "pinned": [], "ours": {}}
+    found = {"holds": holds, "said": err, "library": [], "pinned": [], "chains": [], "ours": {}}
     for line in out.splitlines():
         words = line.split()
         if words[0] == "product":
             found["library"].append({"shape": words[1], "product": words[2], "rows": int(words[3]),
                                      "first_us": float(words[4]), "best_us": float(words[5])})
+        elif words[0] == "chain":
+            found["chains"].append(line)
         elif words[0] == "pinned":
             found["pinned"].append({"shape": words[1], "product": words[2], "chosen_for": int(words[3]),
                                     "bits": words[4], "us": words[5:]})
@@ -170,6 +172,8 @@ def print_tables(found):
     for row in found.get("products", {}).get("pinned", []):
         print(f"  {row['shape']} {row['product']:8} pinned for {row['chosen_for']:5}: {row['bits']} bits, "
               f"{' '.join(row['us'])}")
+    for line in found.get("products", {}).get("chains", []):
+        print(f"  {line}")
     for row in found.get("attention", {}).get("attention", []):
         print(f"  {row['shape']} {row['rows']:5} rows of {row['prompt']:5}: flash {row.get('flash', 0):7.2f} us, "
               f"cudnn {row.get('cudnn', 0):7.2f}, ours {row.get('ours', 0):7.2f}")
