@@ -68,7 +68,7 @@ result<std::unique_ptr<model::ops>> take_over(const options& chosen,
   }
   auto device = chosen.cpu;
   device.kv_saturated = &metrics->kv_saturated;
-  device.kv = cpu::kv_type::f16;
+  device.kv = chosen.cpu.kv == cpu::kv_type::int8 ? cpu::kv_type::int8 : cpu::kv_type::f16;
   device.packed.use = cpu::packed_cache::off;  // requests wait, and the process is to end
   device.kv_bytes =
       static_cast<std::uint64_t>(pages) * cpu::plan_memory(**file, device).kv_page_bytes;
@@ -82,6 +82,7 @@ gpu::options gpu_options(const options& chosen, counters& metrics, int ordinal) 
   device.device = ordinal;
   device.rows_max = chosen.scheduler.step_tokens_max;  // the scheduler sends no more
   device.kv_bytes = chosen.cpu.kv_bytes;
+  if (const auto kv = gpu_kv_form(chosen.cpu.kv)) device.kv = *kv;
   device.kv_saturated = &metrics.kv_saturated;
   return device;
 }
@@ -92,9 +93,7 @@ result<prepared_device> prepare_gpu(const gpu::library& library,
                                     const options& chosen,
                                     const std::shared_ptr<counters>& metrics,
                                     const model::load_progress& progress) {
-  if (chosen.cpu.kv != cpu::kv_type::automatic && chosen.cpu.kv != cpu::kv_type::f16) {
-    return unsupported("cache.kv", "a GPU stores keys and values as f16");
-  }
+  if (const auto kv = gpu_kv_form(chosen.cpu.kv); !kv) return kv.error();
   const gpu::options device = gpu_options(chosen, *metrics, facts.ordinal);
   const auto plan = library.plan_memory(file, device);
   if (!plan) return plan.error();
@@ -180,6 +179,15 @@ std::shared_ptr<const model::model_file> recall_outline(const options& chosen) {
 }
 
 }  // namespace
+
+result<gpu::kv_form> gpu_kv_form(cpu::kv_type kv) {
+  switch (kv) {
+    case cpu::kv_type::automatic:
+    case cpu::kv_type::f16: return gpu::kv_form::f16;
+    case cpu::kv_type::int8: return gpu::kv_form::int8;
+    default: return unsupported("cache.kv", "a GPU stores keys and values as f16 or int8");
+  }
+}
 
 result<prepared_device> choose_device(const model::model_file& file,
                                       const options& chosen,

@@ -7,6 +7,8 @@
 #include <string>
 
 #include "actors/engine.hpp"
+#include "cpu/options.hpp"
+#include "gpu/kv_form.hpp"
 #include "model/model_file.hpp"
 #include "model/ops.hpp"
 
@@ -25,6 +27,9 @@ struct prepared_device {
   // True once a GPU is lost: the process should end after a drain, to be started anew.
   std::function<bool()> lost;
 };
+
+// What a GPU stores for cache.kv. Errors: unsupported (forms that only CPUs have).
+result<gpu::kv_form> gpu_kv_form(cpu::kv_type kv);
 
 // By options::device. "auto" takes a GPU when one is there and the model fits it, and says why not.
 result<prepared_device> choose_device(const model::model_file& file,

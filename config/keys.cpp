@@ -95,7 +95,8 @@ void add_device_keys(std::vector<key>& out) {
        {"bf16", cpu::kv_type::bf16},
        {"int8", cpu::kv_type::int8}},
       "How the CPU stores them; auto = f16, and bf16 in fast on processors that multiply it. bf16: "
-      "for models that leave f16's range. int8: half the memory, less exact. A GPU stores f16. "
+      "for models that leave f16's range. int8: half the memory, less exact. A GPU stores f16 or "
+      "int8. "
       "docs/accuracy.md has the figures.",
       FORETOKEN_MEMBER(engine.cpu.kv)));
 }

@@ -3,8 +3,9 @@
 //
 // One product (linear.cuh) whose epilogue rotates: the two values of a rotary pair stand in rows g
 // and g + 8 of a tile, so one thread has both. With norms of heads, the product leaves its rows in
-// float and a second kernel, one warp a head, norms, rotates and places them. Bytes: the matrix
-// once, (heads + 2 kv_heads) head_dim 2 a row written.
+// float and a second kernel, one warp a head, norms, rotates and places them; likewise where keys
+// and values are kept as codes, whose scale takes the whole head. Bytes: the matrix once, (heads +
+// 2 kv_heads) head_dim 2 a row written.
 
 #include "gpu/heads.cuh"
 #include "gpu/linear_launch.cuh"
@@ -73,6 +74,34 @@ struct finish_job {
 
 constexpr int finish_warps = 4;
 
+// A key or value as codes, by one warp; `values` holds the head's, and after this the rotated ones.
+FORETOKEN_DEVICE void place_codes(
+    const head_placement& to, float* values, int head, int row, int lane) {
+  float largest = 0;
+  for (int i = lane; i < to.head_dim / 2; i += 32) {
+    int a = i / 8 * 16 + i % 8, b = a + 8;
+    if (head < to.heads + to.kv_heads) to.dimensions(i / 8, i % 8, a, b);
+    head_placement::kept kept;
+    to.load(head, i / 8, i % 8, row, kept);
+    float y0 = values[a], y1 = values[b];
+    to.turn(head, i / 8, i % 8, kept, a, b, y0, y1);
+    values[a] = to.saturated_value(y0);
+    values[b] = to.saturated_value(y1);
+    largest = larger(largest, larger(fabsf(values[a]), fabsf(values[b])));
+  }
+  const kv_coder coder(warp_max(largest));
+  warp_sync();
+  const bool is_key = head < to.heads + to.kv_heads;
+  const int token = to.rows.position[row] % 16;
+  std::uint16_t* const page = to.page_of(row, head - to.heads - (is_key ? 0 : to.kv_heads));
+  auto* const codes =
+      reinterpret_cast<unsigned char*>(page) + (is_key ? 0 : 16 * wide(to.head_dim));
+  for (int d = lane; d < to.head_dim; d += 32) {
+    codes[is_key ? key_offset(token, d) : value_offset(token, d)] = coder.code(values[d]);
+  }
+  if (lane == 0) page[16 * to.head_dim + (is_key ? 0 : 16) + token] = coder.scale_half;
+}
+
 // One warp a head: block (heads / 4, rows).
 FORETOKEN_KERNEL(finish_warps * 32, 1) finish_heads(const finish_job job) {
   const head_placement& to = job.placement;
@@ -94,6 +123,10 @@ FORETOKEN_KERNEL(finish_warps * 32, 1) finish_heads(const finish_job job) {
       for (int i = lane; i < to.head_dim; i += 32) values[i] = normed(values[i], inverse, gain[i]);
     }
     warp_sync();
+    if (!is_query && to.form == kv_form::int8) {
+      place_codes(to, values, head, row, lane);
+      return;
+    }
     for (int i = lane; i < to.head_dim / 2; i += 32) {
       int a = i / 8 * 16 + i % 8;
       int b = a + 8;
@@ -139,8 +172,9 @@ status launch_attention_input(const launch_context& on, const attention_input_ar
                                  given.head_dim,
                                  given.angles ? given.pairs : 0,
                                  given.rope_neighbours,
-                                 given.query_scale};
-  if (given.q_norm == nullptr && given.k_norm == nullptr) {
+                                 given.query_scale,
+                                 given.form};
+  if (given.q_norm == nullptr && given.k_norm == nullptr && given.form == kv_form::f16) {
     return launch_linear(on, job, place_epilogue{placement, head_tiles(given.head_dim)});
   }
   FORETOKEN_TRY(launch_linear(

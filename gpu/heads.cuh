@@ -2,9 +2,7 @@
 #pragma once
 // Where queries, keys and values go: q in f16, scaled, row by row; k and v into their page.
 
-#include "gpu/device.cuh"
-#include "gpu/kernels.hpp"
-#include "gpu/numerics.cuh"
+#include "gpu/kv_page.cuh"
 
 namespace foretoken::gpu {
 
@@ -18,6 +16,7 @@ struct head_placement {
   int pairs;
   bool neighbours;
   float query_scale;
+  kv_form form;
 
   FORETOKEN_DEVICE std::uint16_t stored(float v) const { return half_of(saturated_value(v)); }
   FORETOKEN_DEVICE float saturated_value(float v) const {
@@ -29,7 +28,7 @@ struct head_placement {
     const int position = rows.position[row];
     const int page =
         rows.pages[wide(rows.table[row]) * wide(rows.table_stride) + wide(position / 16)];
-    return kv + (wide(page) * wide(kv_heads) + wide(kv_head)) * 2 * 16 * wide(head_dim);
+    return kv + (wide(page) * wide(kv_heads) + wide(kv_head)) * kv_head_values(form, head_dim);
   }
   // The pair of dimensions that stands in rows g and g + 8 of tile t of a rotated head.
   FORETOKEN_DEVICE void dimensions(int t, int g, int& a, int& b) const {
@@ -60,18 +59,22 @@ struct head_placement {
     k.to = page_of(row, head - heads - (is_key ? 0 : kv_heads)) +
            (is_key ? fragment_row(position % 16) : 16 * head_dim + fragment_column(position % 16));
   }
+  // The pair's dimensions and, where it is a rotated one, its values afterwards.
+  FORETOKEN_DEVICE void turn(
+      int head, int t, int g, const kept& k, int& a, int& b, float& y0, float& y1) const {
+    a = t * 16 + g;
+    b = a + 8;
+    if (head >= heads + kv_heads) return;
+    dimensions(t, g, a, b);
+    if (t * 8 >= pairs) return;
+    const rotated_pair turned = rotate(y0, y1, k.cosine, k.sine);
+    y0 = turned.a;
+    y1 = turned.b;
+  }
   FORETOKEN_DEVICE void place(
       int head, int t, int g, int row, const kept& k, float y0, float y1) const {
-    int a = t * 16 + g;
-    int b = a + 8;
-    if (head < heads + kv_heads) {
-      dimensions(t, g, a, b);
-      if (t * 8 < pairs) {
-        const rotated_pair turned = rotate(y0, y1, k.cosine, k.sine);
-        y0 = turned.a;
-        y1 = turned.b;
-      }
-    }
+    int a, b;
+    turn(head, t, g, k, a, b, y0, y1);
     if (head < heads) {
       std::uint16_t* to = q + (wide(row) * wide(heads) + wide(head)) * wide(head_dim);
       to[a] = product_input(y0 * query_scale);

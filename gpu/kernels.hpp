@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "base/result.hpp"
+#include "gpu/kv_form.hpp"
 #include "model/hyperparameters.hpp"
 
 struct CUstream_st;
@@ -106,16 +107,17 @@ constexpr int attention_spans(int context) {
   return (context + attention_span - 1) / attention_span;
 }
 
-// The pool: f16, [layer][page][kv_head][2][16 * head_dim], keys then values, each in the order of
-// an MMA A fragment (numerics.cuh). REQUIRES zeros at the start: what was never written is
-// multiplied by a weight of zero.
+// The pool: [layer][page][kv_head][kv_head_values], keys then values, each in the order of an MMA A
+// fragment (numerics.cuh). REQUIRES zeros at the start: what was never written is multiplied by a
+// weight of zero.
 struct kv_pool_view {
   std::uint16_t* base = nullptr;
   int pages = 0;
   int kv_heads = 0;
   int head_dim = 0;  // a multiple of 16, at most 256
+  kv_form form = kv_form::f16;
   constexpr std::size_t page_values() const {
-    return static_cast<std::size_t>(kv_heads) * 2 * 16 * static_cast<std::size_t>(head_dim);
+    return static_cast<std::size_t>(kv_heads) * kv_head_values(form, head_dim);
   }
   constexpr std::size_t layer_values() const {
     return page_values() * static_cast<std::size_t>(pages);
@@ -133,7 +135,7 @@ struct workspace {
   std::uint16_t* q = nullptr;         // [rows][heads * head_dim] f16, scaled
   std::uint16_t* attended = nullptr;  // [rows][padded heads * head_dim] f16
   std::uint16_t* hidden = nullptr;    // [rows][padded ffn] f16
-  float* raw = nullptr;               // [rows][max(qkv rows, width)] before norms of heads
+  float* raw = nullptr;               // [rows][max(qkv rows, width)] before norms of heads, codes
   float* partial = nullptr;           // attention spans waiting for their merge
   std::uint32_t* arrived = nullptr;   // [tiles][kv_heads * column groups]
   std::uint32_t* kv_saturated = nullptr;  // [1] values clamped to the f16 range; may be null
@@ -176,6 +178,7 @@ struct attention_input_arguments {
   float head_norm_epsilon = 0;
   float query_scale = 1;
   std::uint16_t* kv = nullptr;  // this layer's part of the pool
+  kv_form form = kv_form::f16;
 };
 // q, and k and v into the pages. `norm`: the one that `next_norm` announced.
 status launch_attention_input(const launch_context& on, const attention_input_arguments& given);
@@ -191,6 +194,7 @@ struct attention_arguments {
   int window = 0;     // 0 = all earlier positions
   float softcap = 0;  // 0 = none
   const std::uint16_t* kv = nullptr;
+  kv_form form = kv_form::f16;
 };
 status launch_attention(const launch_context& on, const attention_arguments& given);
 

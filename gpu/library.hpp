@@ -70,7 +70,7 @@ class library {
 // Compared as text, library against program: release, interface, compiler, and the sizes of what
 // both sides hold. The number goes up when a member changes its meaning.
 inline std::string interface_version() {
-  std::string text = "foretoken " FORETOKEN_VERSION " interface 2, gcc " __VERSION__ ", sizes";
+  std::string text = "foretoken " FORETOKEN_VERSION " interface 3, gcc " __VERSION__ ", sizes";
   for (const std::size_t size :
        {sizeof(options), sizeof(memory_plan), sizeof(device_facts), sizeof(model::model_file),
         sizeof(model::hyperparameters), sizeof(model::layer_tensors), sizeof(model::slice),

@@ -24,14 +24,14 @@ std::size_t size_of(int n) {
 
 }  // namespace
 
-std::uint64_t kv_page_bytes(const model::hyperparameters& padded) noexcept {
-  // layers x kv_heads x {keys, values} x 16 positions x head_dim x f16
-  return size_of(padded.layers) * size_of(padded.kv_heads) * 2 * size_of(page_tokens) *
-         size_of(padded.head_dim) * 2;
+std::uint64_t kv_page_bytes(const model::hyperparameters& padded, kv_form form) noexcept {
+  static_assert(page_tokens == 16);
+  return size_of(padded.layers) * size_of(padded.kv_heads) * kv_head_values(form, padded.head_dim) *
+         2;
 }
 
 int kv_pages(const model::hyperparameters& padded, const options& chosen) noexcept {
-  const std::uint64_t pages = chosen.kv_bytes / kv_page_bytes(padded);
+  const std::uint64_t pages = chosen.kv_bytes / kv_page_bytes(padded, chosen.kv);
   const std::uint64_t most = std::numeric_limits<std::int32_t>::max() - 1;
   return static_cast<int>(std::min(pages, most));
 }
@@ -94,7 +94,7 @@ result<memory_plan> plan(const model::model_file& file, const options& chosen) {
   if (!padded) return std::move(padded).error();
   padded->context = usable_context(*padded, chosen);
   memory_plan out;
-  out.kv_page_bytes = kv_page_bytes(*padded);
+  out.kv_page_bytes = kv_page_bytes(*padded, chosen.kv);
   out.kv_pages = kv_pages(*padded, chosen);
   const auto weights = needs_of(file, chosen, padded->context);
   if (!weights) return weights.error();

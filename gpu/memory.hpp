@@ -28,7 +28,7 @@ struct step_sizes {
   std::size_t input_values() const noexcept;  // 32-bit words a step uploads at most
 };
 
-std::uint64_t kv_page_bytes(const model::hyperparameters& padded) noexcept;
+std::uint64_t kv_page_bytes(const model::hyperparameters& padded, kv_form form) noexcept;
 int kv_pages(const model::hyperparameters& padded, const options& chosen) noexcept;
 // The longest sequence: the model's, the option's, and what the pool holds.
 int usable_context(const model::hyperparameters& padded, const options& chosen) noexcept;

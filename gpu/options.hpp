@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "gpu/kv_form.hpp"
+
 namespace foretoken {
 class counter;
 }  // namespace foretoken
@@ -16,6 +18,7 @@ struct options {
   int device = 0;                       // ordinal, as the driver counts
   int rows_max = 512;                   // rows of one step
   std::uint64_t kv_bytes = 256u << 20;  // KV pool, taken at start
+  kv_form kv = kv_form::f16;            // decode steps run on clusters with f16 only
   int context_max = 0;                  // longest sequence; 0 = the model's own
   weight_mode weights = weight_mode::file;
   bool graphs = true;  // replay recorded steps; off for a debugger

@@ -11,7 +11,7 @@ namespace foretoken::gpu {
 step::step(std::shared_ptr<const weights> from, const options& chosen)
     : weights_(std::move(from)),
       chosen_(chosen),
-      sizes_(weights_->padded, chosen, kv_page_bytes(weights_->padded)) {}
+      sizes_(weights_->padded, chosen, kv_page_bytes(weights_->padded, chosen.kv)) {}
 
 step::~step() = default;
 
@@ -36,7 +36,7 @@ status step::take() {
   FORETOKEN_TRY(prepare_clusters());
   const workspace_layout layout = lay_out(padded, sizes_);
   const std::uint64_t pool_bytes =
-      (static_cast<std::uint64_t>(sizes_.pages) + 1) * kv_page_bytes(padded);
+      (static_cast<std::uint64_t>(sizes_.pages) + 1) * kv_page_bytes(padded, chosen_.kv);
   auto pool = runtime::buffer::take(runtime::place::device, pool_bytes);
   if (!pool) return std::move(pool).error();
   pool_memory_ = *std::move(pool);
@@ -48,7 +48,7 @@ status step::take() {
   pinned_memory_ = *std::move(pinned);
 
   pool_ = {reinterpret_cast<std::uint16_t*>(pool_memory_.data()), sizes_.pages + 1, padded.kv_heads,
-           padded.head_dim};
+           padded.head_dim, chosen_.kv};
   std::size_t next = 0;
   const auto piece = [&]<class T>(T*& to) {
     to = reinterpret_cast<T*>(work_memory_.data() + layout.offsets[next++]);
@@ -123,6 +123,7 @@ void step::attention_input(int layer) {
   given.head_norm_epsilon = padded.norm_epsilon;
   given.query_scale = padded.query_scale;
   given.kv = pool_.base + static_cast<std::size_t>(layer) * pool_.layer_values();
+  given.form = pool_.form;
   queue([this, given] { return launch_attention_input(on_, given); });
 }
 
@@ -141,6 +142,7 @@ void step::attention(int layer) {
   given.window = padded.attention[static_cast<std::size_t>(layer)].window;
   given.softcap = padded.attention_softcap;
   given.kv = pool_.base + static_cast<std::size_t>(layer) * pool_.layer_values();
+  given.form = pool_.form;
   queue([this, given] { return launch_attention(on_, given); });
 }
 

@@ -67,6 +67,10 @@ class loader {
 
  private:
   void fill_clusters(weights& out) {
+    if (chosen_.kv != kv_form::f16) {
+      out.decode_path = "the general path, because keys and values are kept with 8 bits";
+      return;
+    }
     const auto shape = cluster_shape(file_, out);
     if (!shape) {
       out.decode_path = "the general path, because " + shape.error().message;

@@ -79,5 +79,24 @@ TEST_CASE("gpu forward: each architecture gives the reference's logits, in any c
   }
 }
 
+TEST_CASE("gpu forward: keys and values as codes stay near the reference, in any chunking") {
+  for (const char* name : {"llama", "qwen3", "gemma3", "gpt2"}) {
+    CAPTURE(name);
+    auto file = model::model_file::load(folder + name);
+    REQUIRE_MESSAGE(file, (file ? "" : to_string(file.error())));
+    gpu::options chosen = test::gpu_options();
+    chosen.kv = gpu::kv_form::int8;
+    gpu_device here(**file, chosen);
+    const json input = read_json(folder + name + "/expected.json")["inputs"].front();
+    const auto ids = input["ids"].get<std::vector<token>>();
+    const auto whole = here.read(ids, test::pages_from(0, 6), 128);
+    const double share = worst_share(input, whole);
+    MESSAGE(std::string(name) << ": largest share " << share);
+    CHECK(share < 3e-2);
+    CHECK(here.read(ids, test::pages_from(7, 6), 1) == whole);
+    CHECK(here.read(ids, test::pages_from(14, 6), 5) == whole);
+  }
+}
+
 }  // namespace
 }  // namespace foretoken

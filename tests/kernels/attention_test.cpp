@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention over pages: against float64, and a query's bits as a prefill row, a decode row, in any
-// tile and whatever lies behind its position.
+// Attention over pages, f16 and int8: against float64, and a query's bits as a prefill row, a
+// decode row, in any tile and whatever lies behind its position.
+#include <algorithm>
+
 #include <doctest/doctest.h>
 
 #include "tests/kernels/matrices.hpp"
@@ -33,18 +35,46 @@ const std::vector<std::vector<part>> batches = {
     {{1100, 1}, {250, 6}},
 };
 
+constexpr gpu::kv_form forms[] = {gpu::kv_form::f16, gpu::kv_form::int8};
+
+// Keys or values of one sequence as they are stored: [position][kv_head][head_dim]; a scale for
+// each position and head where there are codes.
+struct stored_values {
+  std::vector<float> value;
+  std::vector<int> code;
+  std::vector<float> scale;
+
+  stored_values(gpu::kv_form form, const std::vector<float>& from, int head_dim) {
+    for (const float v : from) value.push_back(f16_to_float(float_to_f16(v)));
+    for (std::size_t first = 0; form == gpu::kv_form::int8 && first < value.size();
+         first += at(head_dim)) {
+      float largest = 0;
+      for (int i = 0; i < head_dim; ++i) {
+        largest = std::max(largest, std::fabs(value[first + at(i)]));
+      }
+      scale.push_back(f16_to_float(float_to_f16(largest / 127)));
+      for (int i = 0; i < head_dim; ++i) {
+        float& v = value[first + at(i)];
+        code.push_back(std::clamp(static_cast<int>(std::lround(v / scale.back())), -127, 127));
+        v = static_cast<float>(code.back()) * scale.back();
+      }
+    }
+  }
+};
+
 class paged_case {
  public:
-  paged_case(const attention_shape& shape, const std::vector<part>& parts)
-      : shape_(shape), random_(static_cast<unsigned>(shape.heads * 100 + shape.head_dim)) {
+  paged_case(const attention_shape& shape, const std::vector<part>& parts, gpu::kv_form form)
+      : shape_(shape),
+        form_(form),
+        random_(static_cast<unsigned>(shape.heads * 100 + shape.head_dim)) {
     int page = 0;
     for (const part& one : parts) {
-      sequence made{one, {}, {}, {}};
       const int end = one.before + one.rows;
-      for (int i = 0; i * 16 < end; ++i) made.pages.push_back((page++ * 7) % pages_max);
       const std::size_t size = at(end * shape.kv_heads * shape.head_dim);
-      made.k = halves(random_.normals(size));
-      made.v = halves(random_.normals(size));
+      const auto k = random_.normals(size), v = random_.normals(size);
+      sequence made{one, {}, {form, k, shape.head_dim}, {form, v, shape.head_dim}};
+      for (int i = 0; i * 16 < end; ++i) made.pages.push_back((page++ * 7) % pages_max);
       for (int i = 0; i < one.rows; ++i) {
         for (int h = 0; h < shape.heads; ++h) {
           const auto q = halves(random_.normals(at(shape.head_dim), 0.3f));
@@ -105,6 +135,7 @@ class paged_case {
     given.window = shape_.window;
     given.softcap = shape_.softcap;
     given.kv = pool.get();
+    given.form = form_;
     const status done = gpu::launch_attention(test::device_context(), given);
     REQUIRE_MESSAGE(done, (done ? "" : to_string(done.error())));
     const auto arrived = read_device(work.view.arrived, at(shape_.kv_heads));
@@ -121,13 +152,16 @@ class paged_case {
     for (int t = first; t <= position; ++t) {
       double score = 0;
       for (int i = 0; i < shape_.head_dim; ++i) {
-        score += value(q_[at((row * shape_.heads + head) * shape_.head_dim + i)]) *
-                 value(from.k[at((t * shape_.kv_heads + kv) * shape_.head_dim + i)]);
+        score +=
+            value(q_[at((row * shape_.heads + head) * shape_.head_dim + i)]) *
+            static_cast<double>(from.k.value[at((t * shape_.kv_heads + kv) * shape_.head_dim + i)]);
       }
       const double cap = static_cast<double>(shape_.softcap);
       if (cap > 0) score = cap * std::tanh(score / cap);
       total += std::exp(score);
-      sum += std::exp(score) * value(from.v[at((t * shape_.kv_heads + kv) * shape_.head_dim + d)]);
+      sum +=
+          std::exp(score) *
+          static_cast<double>(from.v.value[at((t * shape_.kv_heads + kv) * shape_.head_dim + d)]);
     }
     return sum / total;
   }
@@ -138,7 +172,7 @@ class paged_case {
   struct sequence {
     part rows;
     std::vector<int> pages;
-    std::vector<std::uint16_t> k, v;  // [position][kv_head][head_dim]
+    stored_values k, v;
   };
   static double value(std::uint16_t half) { return static_cast<double>(f16_to_float(half)); }
   static std::vector<std::uint16_t> halves(const std::vector<float>& from) {
@@ -157,9 +191,27 @@ class paged_case {
     }
     return -1;
   }
-  std::vector<std::uint16_t> fill(int last_row) {
+  // One position's key or value of a head: `first` of the head's part of the page.
+  void put(
+      std::uint16_t* first, int t, bool is_value, const stored_values& from, std::size_t source) {
     const int dim = shape_.head_dim;
-    std::vector<std::uint16_t> pool(at(pages_max * shape_.kv_heads * 2 * 16 * dim));
+    for (int d = 0; d < dim; ++d) {
+      const int place = (is_value ? 16 * dim : 0) + d / 16 * 256 +
+                        (is_value ? in_fragment(d % 16, t % 16) : in_fragment(t % 16, d % 16));
+      const std::size_t n = source * at(dim) + at(d);
+      if (form_ == gpu::kv_form::f16) {
+        first[place] = float_to_f16(from.value[n]);
+      } else {
+        reinterpret_cast<unsigned char*>(first)[place] =
+            static_cast<unsigned char>(128 + from.code[n]);
+      }
+    }
+    if (form_ == gpu::kv_form::f16) return;
+    first[16 * dim + (is_value ? 16 : 0) + t % 16] = float_to_f16(from.scale[source]);
+  }
+  std::vector<std::uint16_t> fill(int last_row) {
+    const std::size_t each = gpu::kv_head_values(form_, shape_.head_dim);
+    std::vector<std::uint16_t> pool(at(pages_max * shape_.kv_heads) * each);
     for (auto& v : pool) v = float_to_f16(random_.normal(100));
     for (std::size_t s = 0; s < sequences_.size(); ++s) {
       const sequence& from = sequences_[s];
@@ -167,52 +219,59 @@ class paged_case {
       if (tables_[at(last_row)] == static_cast<int>(s)) end = positions_[at(last_row)] + 1;
       for (int t = 0; t < end; ++t) {
         for (int h = 0; h < shape_.kv_heads; ++h) {
-          const int base = (from.pages[at(t / 16)] * shape_.kv_heads + h) * 2 * 16 * dim;
-          for (int d = 0; d < dim; ++d) {
-            const std::size_t source = at((t * shape_.kv_heads + h) * dim + d);
-            pool[at(base + d / 16 * 256 + in_fragment(t % 16, d % 16))] = from.k[source];
-            pool[at(base + 16 * dim + d / 16 * 256 + in_fragment(d % 16, t % 16))] = from.v[source];
-          }
+          std::uint16_t* const first =
+              pool.data() + at(from.pages[at(t / 16)] * shape_.kv_heads + h) * each;
+          const std::size_t source = at(t * shape_.kv_heads + h);
+          put(first, t, false, from.k, source);
+          put(first, t, true, from.v, source);
         }
       }
     }
     return pool;
   }
   attention_shape shape_;
+  gpu::kv_form form_;
   random_source random_;
   std::vector<sequence> sequences_;
   std::vector<std::uint16_t> q_;
   std::vector<std::int32_t> positions_, tables_;
 };
 
+void check_case(const attention_shape& shape, const std::vector<part>& parts, gpu::kv_form form) {
+  for (int pass = 0; pass < test::device_passes(); ++pass) {
+    test::begin_pass(pass);
+    paged_case one(shape, parts, form);
+    const int tile_rows = gpu::attention_tile_rows(shape.heads, shape.kv_heads);
+    const auto whole = one.run(0, one.rows(), tile_rows);
+    const int each = shape.heads * shape.head_dim;
+    double off = 0, all = 0;
+    for (int r = 0; r < one.rows() && pass == 0; ++r) {
+      for (int i = 0; i < each; i += 5) {
+        const double e = one.expected(r, i / shape.head_dim, i % shape.head_dim);
+        const double d = static_cast<double>(whole[at(r * each + i)]) - e;
+        off += d * d;
+        all += e * e;
+      }
+    }
+    if (pass == 0) CHECK(std::sqrt(off / all) < 1e-3);
+    CHECK(one.run(0, one.rows(), 1) == whole);
+    for (int r = pass % 3; r<one.rows(); r += test::device_passes()> 1 ? 5 : 1) {
+      CAPTURE(r);
+      const auto alone = one.run(r, 1, 1);
+      CHECK(std::equal(alone.begin(), alone.end(), whole.begin() + r * each));
+    }
+  }
+}
+
 TEST_CASE("attention: the float64 softmax, with the same bits in any tile, as prefill or decode") {
-  for (const attention_shape& shape : attention_shapes) {
-    for (const auto& parts : batches) {
-      CAPTURE(shape.heads);
-      CAPTURE(shape.head_dim);
-      CAPTURE(parts[0].before);
-      for (int pass = 0; pass < test::device_passes(); ++pass) {
-        test::begin_pass(pass);
-        paged_case one(shape, parts);
-        const int tile_rows = gpu::attention_tile_rows(shape.heads, shape.kv_heads);
-        const auto whole = one.run(0, one.rows(), tile_rows);
-        const int each = shape.heads * shape.head_dim;
-        double off = 0, all = 0;
-        for (int r = 0; r < one.rows() && pass == 0; ++r) {
-          for (int i = 0; i < each; i += 5) {
-            const double e = one.expected(r, i / shape.head_dim, i % shape.head_dim);
-            const double d = static_cast<double>(whole[at(r * each + i)]) - e;
-            off += d * d;
-            all += e * e;
-          }
-        }
-        if (pass == 0) CHECK(std::sqrt(off / all) < 1e-3);
-        CHECK(one.run(0, one.rows(), 1) == whole);
-        for (int r = pass % 3; r<one.rows(); r += test::device_passes()> 1 ? 5 : 1) {
-          CAPTURE(r);
-          const auto alone = one.run(r, 1, 1);
-          CHECK(std::equal(alone.begin(), alone.end(), whole.begin() + r * each));
-        }
+  for (const gpu::kv_form form : forms) {
+    for (const attention_shape& shape : attention_shapes) {
+      for (const auto& parts : batches) {
+        CAPTURE(form);
+        CAPTURE(shape.heads);
+        CAPTURE(shape.head_dim);
+        CAPTURE(parts[0].before);
+        check_case(shape, parts, form);
       }
     }
   }
@@ -232,8 +291,10 @@ TEST_CASE("attention: a tile has its bits in a block of its own and beside other
       CAPTURE(batch.positions_max);
       for (int pass = 0; pass < test::device_passes(); ++pass) {
         test::begin_pass(pass);
-        paged_case one(shape, batch.parts);
-        CHECK(one.run(0, one.rows(), 1, batch.positions_max) == one.run(0, one.rows(), 1));
+        for (const gpu::kv_form form : forms) {
+          paged_case one(shape, batch.parts, form);
+          CHECK(one.run(0, one.rows(), 1, batch.positions_max) == one.run(0, one.rows(), 1));
+        }
       }
     }
   }

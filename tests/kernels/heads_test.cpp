@@ -57,7 +57,7 @@ class heads_case {
   struct result {
     std::vector<std::uint16_t> q, pool;
   };
-  result run(int rows) const {
+  result run(int rows, gpu::kv_form form) const {
     std::vector<std::int32_t> positions, tables(at(rows), 0);
     for (int r = 0; r < rows; ++r) positions.push_back(position(r));
     const device_array<std::int32_t> position_array(positions), table_array(tables),
@@ -65,7 +65,8 @@ class heads_case {
     const device_array<float> gain(gain_);
     const device_array<float> q_norm(q_norm_), k_norm(k_norm_),
         angles(angles_.empty() ? std::vector<float>(4) : angles_);
-    auto pool = test::zeros<std::uint16_t>(at(4 * shape_.kv_heads * 2 * 16 * shape_.head_dim));
+    auto pool = test::zeros<std::uint16_t>(at(4 * shape_.kv_heads) *
+                                           gpu::kv_head_values(form, shape_.head_dim));
     model::hyperparameters hyper;
     hyper.width = shape_.width;
     hyper.heads = shape_.heads;
@@ -91,6 +92,7 @@ class heads_case {
     }
     given.query_scale = 0.125f;
     given.kv = pool.get();
+    given.form = form;
     const status done = gpu::launch_attention_input(test::device_context(), given);
     REQUIRE_MESSAGE(done, (done ? "" : to_string(done.error())));
     return {read_device(work.view.q, at(rows * shape_.heads * shape_.head_dim)), pool.read()};
@@ -129,7 +131,7 @@ class heads_case {
     return y;
   }
 
-  double stored(const result& from, int row, int head, int d) const {
+  double stored(const result& from, gpu::kv_form form, int row, int head, int d) const {
     const int dim = shape_.head_dim;
     if (head < shape_.heads) {
       return wide(f16_to_float(from.q[at((row * shape_.heads + head) * dim + d)]));
@@ -138,12 +140,16 @@ class heads_case {
     const bool value = head >= shape_.heads + shape_.kv_heads;
     const int kv = head - shape_.heads - (value ? shape_.kv_heads : 0);
     const int token = position(row) % 16;
-    const int base =
-        ((pages[position(row) / 16] * shape_.kv_heads + kv) * 2 + (value ? 1 : 0)) * 16 * dim;
+    const std::uint16_t* const first =
+        from.pool.data() +
+        at(pages[position(row) / 16] * shape_.kv_heads + kv) * gpu::kv_head_values(form, dim);
     const int r = value ? d % 16 : token, c = value ? token : d % 16;
     const int lane = r % 8 * 4 + c % 8 / 2;
     const int j = c % 2 + 2 * (r / 8) + 4 * (c / 8);
-    return wide(f16_to_float(from.pool[at(base + d / 16 * 256 + lane * 8 + j)]));
+    const int place = (value ? 16 * dim : 0) + d / 16 * 256 + lane * 8 + j;
+    if (form == gpu::kv_form::f16) return wide(f16_to_float(first[place]));
+    const int code = reinterpret_cast<const unsigned char*>(first)[place] - 128;
+    return code * wide(f16_to_float(first[16 * dim + (value ? 16 : 0) + token]));
   }
 
  private:
@@ -155,6 +161,31 @@ class heads_case {
   std::vector<float> x_, gain_, q_norm_, k_norm_, angles_;
 };
 
+void check_heads(const heads_case& one, const heads_shape& shape, gpu::kv_form form) {
+  std::vector<std::uint16_t> before;
+  std::vector<double> kept;
+  for (const int rows : {1, 7, heads_case::rows_max}) {
+    CAPTURE(rows);
+    const auto got = one.run(rows, form);
+    CHECK(std::equal(before.begin(), before.end(), got.q.begin()));
+    before = got.q;
+    std::vector<double> stored, expected;
+    for (int row = 0; row < rows; row += row < 7 ? 1 : 6) {
+      for (int head = 0; head < one.all_heads(); ++head) {
+        const auto formula = one.expected(row, head);
+        for (int d = 0; d < shape.head_dim; ++d) {
+          stored.push_back(one.stored(got, form, row, head, d));
+          expected.push_back(formula[at(d)]);
+        }
+      }
+    }
+    // A code is at most half a step of largest / 127 away; the largest of 256 is 4 deviations.
+    CHECK(test::relative_error(stored, expected) < (form == gpu::kv_form::f16 ? 8e-4 : 1.2e-2));
+    CHECK(std::equal(kept.begin(), kept.end(), stored.begin()));
+    kept = stored;
+  }
+}
+
 TEST_CASE("attention input: heads as the formulas say, the same bits in any batch") {
   for (const heads_shape& shape : heads_shapes) {
     CAPTURE(shape.width);
@@ -162,26 +193,9 @@ TEST_CASE("attention input: heads as the formulas say, the same bits in any batc
     const heads_case one(shape);
     for (int pass = 0; pass < test::device_passes(); ++pass) {
       test::begin_pass(pass);
-      std::vector<std::uint16_t> before;
-      std::vector<double> kept;
-      for (const int rows : {1, 7, heads_case::rows_max}) {
-        CAPTURE(rows);
-        const auto got = one.run(rows);
-        CHECK(std::equal(before.begin(), before.end(), got.q.begin()));
-        before = got.q;
-        std::vector<double> stored, expected;
-        for (int row = 0; row < rows; row += row < 7 ? 1 : 6) {
-          for (int head = 0; head < one.all_heads(); ++head) {
-            const auto formula = one.expected(row, head);
-            for (int d = 0; d < shape.head_dim; ++d) {
-              stored.push_back(one.stored(got, row, head, d));
-              expected.push_back(formula[at(d)]);
-            }
-          }
-        }
-        CHECK(test::relative_error(stored, expected) < 8e-4);
-        CHECK(std::equal(kept.begin(), kept.end(), stored.begin()));
-        kept = stored;
+      for (const gpu::kv_form form : {gpu::kv_form::f16, gpu::kv_form::int8}) {
+        CAPTURE(form);
+        check_heads(one, shape, form);
       }
     }
   }
