@@ -106,15 +106,20 @@ TEST_CASE("gpu step: seven sequences in one batch have the bits they have alone"
 TEST_CASE("gpu step: a copied page continues like the original and leaves it alone") {
   made_model file(made_shape());
   const auto text = file.tokens(30);
-  gpu_device here(file);
-  const auto whole = here.read(text, pages_from(0, 2), 64);
-  model::micro_batch batch;
-  batch.copies = {{page_id{1}, page_id{5}, 6}, {page_id{5}, page_id{9}, 6}};
-  batch.slices = {device::slice(text, {page_id{0}, page_id{9}}, 22, 8)};
-  const auto rows = here.run(batch);
-  CHECK(std::equal(rows.begin(), rows.end(), whole.begin() + 22));
-  const auto last = here.run(test::batch_of({device::slice(text, pages_from(0, 2), 29, 1)}));
-  CHECK(last.front() == whole[29]);
+  for (const gpu::kv_form form : {gpu::kv_form::f16, gpu::kv_form::int8}) {
+    CAPTURE(form);
+    auto chosen = test::gpu_options();
+    chosen.kv = form;
+    gpu_device here(file, chosen);
+    const auto whole = here.read(text, pages_from(0, 2), 64);
+    model::micro_batch batch;
+    batch.copies = {{page_id{1}, page_id{5}, 6}, {page_id{5}, page_id{9}, 6}};
+    batch.slices = {device::slice(text, {page_id{0}, page_id{9}}, 22, 8)};
+    const auto rows = here.run(batch);
+    CHECK(std::equal(rows.begin(), rows.end(), whole.begin() + 22));
+    const auto last = here.run(test::batch_of({device::slice(text, pages_from(0, 2), 29, 1)}));
+    CHECK(last.front() == whole[29]);
+  }
 }
 
 TEST_CASE("gpu step: choices by digest are those of the host's sampler") {
@@ -220,6 +225,8 @@ TEST_CASE("gpu plan: parts are counted before they are taken") {
   CHECK(plan->weight_bytes > 0);
   CHECK(plan->workspace_bytes > 0);
   CHECK(plan->total_bytes() > plan->kv_bytes + plan->weight_bytes);
+  chosen.kv = gpu::kv_form::int8;  // a byte a value and 32 scales a head
+  CHECK(gpu::linked().plan_memory(file, chosen)->kv_page_bytes == 2 * (32 * 2 * 16 + 64) * 2);
   chosen.kv_bytes = 2u << 30;
   const auto refused = gpu::linked().prepare_weights(file, chosen, {});
   REQUIRE_FALSE(refused);
