@@ -38,9 +38,18 @@ def prompt_text(words, tokens):
     return words.decode(ids)
 
 
+def ids_of(words, text):
+    return torch.tensor([words(text)["input_ids"]])
+
+
+def texts_of(words, best):
+    return [(words.decode([index]), float(best.values[rank]))
+            for rank, index in enumerate(best.indices[:5].tolist())]
+
+
 def predict(model, words, text, clock):
     clock.restart()
-    ids = torch.tensor([words(text)["input_ids"]])
+    ids = ids_of(words, text)
     clock.mark("tokenise")
     embedded = model.model.embed_tokens(ids)
     clock.mark("embed")
@@ -50,17 +59,24 @@ def predict(model, words, text, clock):
     clock.mark("head")
     best = torch.sort(torch.softmax(logits[0, -1], dim=-1), descending=True)
     clock.mark("softmax, sort")
-    answer = [(words.decode([index]), float(best.values[rank]))
-              for rank, index in enumerate(best.indices[:5].tolist())]
+    answer = texts_of(words, best)
     clock.mark("post-process")
     return answer
 
 
-def cached_step(model, ids, clock):
-    past = model(ids, use_cache=True, logits_to_keep=1)
+def predict_last_only(model, words, text, clock):
+    clock.restart()
+    logits = model(ids_of(words, text), use_cache=False, logits_to_keep=1).logits
+    texts_of(words, torch.sort(torch.softmax(logits[0, -1], dim=-1), descending=True))
+    clock.mark("last_only")
+
+
+def cached_step(model, words, text, clock):
+    """The token behind the text, whose keys and values are there."""
+    past = model(ids_of(words, text), use_cache=True, logits_to_keep=1)
     clock.restart()
     out = model(past.logits[:, -1].argmax(-1)[:, None], past_key_values=past.past_key_values, use_cache=True)
-    int(out.logits[0, -1].argmax())
+    texts_of(words, torch.sort(torch.softmax(out.logits[0, -1], dim=-1), descending=True))
     clock.mark("cached")
 
 
@@ -72,11 +88,13 @@ def main():
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     text = prompt_text(words, tokens)
     clock = Clock()
-    predict(model, words, text, Clock())  # warm
+    for run in (predict, predict_last_only, cached_step):
+        run(model, words, text, Clock())  # warm
     for _ in range(runs):
-        predict(model, words, text, clock)
-        cached_step(model, torch.tensor([words(text)["input_ids"]]), clock)
-    print(json.dumps({stage: statistics.median(times) for stage, times in clock.stages.items()}))
+        for run in (predict, predict_last_only, cached_step):
+            run(model, words, text, clock)
+    medians = {stage: statistics.median(times) for stage, times in clock.stages.items()}
+    print(json.dumps({"tokens": ids_of(words, text).shape[1], **medians}))
 
 
 main()
