@@ -109,7 +109,8 @@ FORETOKEN_AVX512 void fill_table(const integer_stream& tile, int first_panel, fl
   }
 }
 
-// y = fma(powered sum, scale * factor, y), then the minimum: the order every kernel keeps.
+// y = fma(sum, scale * x_scale, y), the power of two moved to the sum; then the minimum: the order
+// every kernel keeps.
 template <int Group, bool Minima, class Scales, int Planes, int Rows, int Panels>
 FORETOKEN_AVX512_INLINE void add_group(const activations::storage& x,
                                        const row_block<Planes, Rows>& rows,

@@ -19,12 +19,13 @@
 // row are to the kernels what two rows are. The portable path keeps 16-bit words, and AVX2 both:
 // its byte multiply-adds would saturate with 8-bit weights. |sum| <= 32 * 255 * 32512 < 2^31.
 //
+// Scales of activations have few bits (block_scale): with f16 scales of weights all products but
+// the last sum are exact, and all paths give the same integers and products.
+//
 // Float weights: a tile is [columns][64 rows] in the type of the file.
 //
-// Scales of activations have few bits (block_scale): int_sum * x_scale is exact.
-//
 // The order of float operations, the same for every number of rows of x (and so are the bits):
-//   integer  y = 0; per group: y = fma(int_sum * x_scale, scale, y); y = fma(minimum, x_sum, y)
+//   integer  y = 0; per group: y = fma(int_sum, scale * x_scale, y); y = fma(minimum, x_sum, y)
 //   float    y = sum over chunks of 64 columns of (fma chain from 0 over the chunk)
 
 #include <bit>

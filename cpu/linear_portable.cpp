@@ -82,7 +82,7 @@ void integer_block(
     integer_group(&chunk.weights[b][g * pairs], x.q + g * form.group, pairs, sums);
     const float x_sum = form.group == 32 ? x.sum : x.half_sums[g];
     for (int r = 0; r < tile_rows; ++r) {
-      y[r] += static_cast<float>(sums[r]) * x.scale * chunk.scales[b][g][r];
+      y[r] += static_cast<float>(sums[r]) * (chunk.scales[b][g][r] * x.scale);
       if (form.has_minima) y[r] += chunk.minima[b][g][r] * x_sum;
     }
   }
