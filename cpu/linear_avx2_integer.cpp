@@ -12,9 +12,10 @@
 // operations a row for scale and minimum to these 16. Eight rows (four exact ones) share the
 // unpacking of a vector of weights, 8 outputs at a time; few rows take 64 outputs in one pass, so
 // that memory is read in order. Measured (2 threads, linear_bench --isa avx2, q4_1 3072 x 576,
-// GMAC/s of weights): fast 49 for one row (31 GB/s), 110, 149 and 160 for 2, 3 and 4, 194 for 8,
-// 209 for 128; exact 65, 82, 95 and 106 for 1 to 4, 113 for 8 and more; 8 bits 111 for 128 rows.
-// With the outputs in memory and one pass a group it had been 55 to 96, 47 to 64, and 72.
+// GMAC/s of weights, 2026-11-24): fast 49 for one row (30 GB/s), 103, 145 and 156 for 2, 3 and 4,
+// 187 for 8, 201 for 128; exact 50, 83, 97 and 110 for 1 to 4, 118 for 8, 119 for 128; 8 bits 109
+// for 128. With outputs in memory and a pass a group it had been 55, 68, 74, 93, 92, 96 in fast,
+// 47 to 64 in exact, and 72.
 //
 // keep_order() is worth a third of that: left to itself GCC adds the products of a group as a
 // tree, keeps them all until then, and spends its time storing them.
