@@ -47,6 +47,13 @@ void add_device_keys(std::vector<key>& out) {
                                   {"portable", cpu::isa::portable}},
                                  "Instruction set; auto takes the best the CPU has.",
                                  FORETOKEN_MEMBER(engine.cpu.path)));
+  out.push_back(choice<cpu::float_weights>(
+      "cpu.float_weights", {{"keep", cpu::float_weights::keep}, {"w8", cpu::float_weights::w8}},
+      "Matrices that the file holds as f32, f16 or bf16. keep: as they are, the answers of the "
+      "file. "
+      "w8: 8-bit weights with a scale per 32, faster and smaller; docs/accuracy.md has what it "
+      "costs.",
+      FORETOKEN_MEMBER(engine.cpu.floats)));
   out.push_back(integer("cpu.rows_max", 1, 65536, "Rows (tokens) of one step; sizes the workspace.",
                         FORETOKEN_MEMBER(engine.cpu.rows_max)));
   out.push_back(choice<cpu::packed_cache>(

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/half.hpp"
+#include "cpu/float_weights.hpp"
 #include "cpu/linear_plan.hpp"
 
 namespace foretoken::cpu {
@@ -77,6 +78,35 @@ void pack_block(const quantised_type& type,
   }
 }
 
+std::size_t element(const source_row& source, int column) {
+  const std::int64_t index = source.part->transposed ? column * source.part->rows + source.row
+                                                     : source.row * source.part->columns + column;
+  return static_cast<std::size_t>(index);
+}
+
+float float_at(const source_row& source, int column) {
+  const std::byte* const values = source.part->bytes.data();
+  const std::size_t index = element(source, column);
+  if (source.part->type == model::dtype::f32) {
+    float value;
+    std::memcpy(&value, values + 4 * index, sizeof value);
+    return value;
+  }
+  std::uint16_t bits;
+  std::memcpy(&bits, values + 2 * index, sizeof bits);
+  return source.part->type == model::dtype::f16 ? f16_to_float(bits) : bf16_to_float(bits);
+}
+
+void pack_float_row_w8(const source_row& source, int columns, int row, std::byte* record) {
+  decoded_block block;
+  float values[block_columns];
+  for (int first = 0; first < columns; first += block_columns, record += w8_form().record_bytes()) {
+    for (int i = 0; i < block_columns; ++i) values[i] = float_at(source, first + i);
+    quantise_w8(values, block);
+    pack_block(quantised(model::dtype::q8_0), block, row, record);
+  }
+}
+
 void pack_integers(const linear_plan& plan,
                    const linear_section& section,
                    int tile,
@@ -86,6 +116,10 @@ void pack_integers(const linear_plan& plan,
     const source_row source = find_row(plan, tile * tile_rows + r);
     if (!source.part) continue;
     const quantised_type& type = quantised(source.part->type);
+    if (type.values == 0) {
+      pack_float_row_w8(source, plan.columns, r, to);
+      continue;
+    }
     const std::size_t records = static_cast<std::size_t>(type.values / block_columns);
     std::byte* record = to;
     for (int b = 0; b < plan.columns / type.values; ++b) {
@@ -94,12 +128,6 @@ void pack_integers(const linear_plan& plan,
       record += records * section.integers.record_bytes();
     }
   }
-}
-
-std::size_t element(const source_row& source, int column) {
-  const std::int64_t index = source.part->transposed ? column * source.part->rows + source.row
-                                                     : source.row * source.part->columns + column;
-  return static_cast<std::size_t>(index);
 }
 
 void copy_float_row(
@@ -132,12 +160,7 @@ void widen_quantised_row(const source_row& source, int columns, int row, std::by
 }
 
 void widen_half_row(const source_row& source, int columns, int row, std::byte* to) {
-  for (int k = 0; k < columns; ++k) {
-    std::uint16_t bits;
-    std::memcpy(&bits, source.part->bytes.data() + 2 * element(source, k), sizeof bits);
-    put_float(to, k, row,
-              source.part->type == model::dtype::f16 ? f16_to_float(bits) : bf16_to_float(bits));
-  }
+  for (int k = 0; k < columns; ++k) put_float(to, k, row, float_at(source, k));
 }
 
 void pack_floats(const linear_plan& plan, const linear_section& section, int tile, std::byte* to) {

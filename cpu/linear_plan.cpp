@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <string>
 
+#include "cpu/float_weights.hpp"
+
 namespace foretoken::cpu {
 namespace {
 
@@ -55,6 +57,10 @@ linear_section section_of(const model::tensor& part, const options& chosen) {
   if (section.integer) {
     section.integers = type.form;
     section.tile_bytes = columns / block_columns * type.form.record_bytes();
+  } else if (packs_w8(part, chosen)) {
+    section.integer = true;
+    section.integers = w8_form();
+    section.tile_bytes = columns / block_columns * w8_form().record_bytes();
   } else {
     section.floats = float_form_of(part.type);
     section.tile_bytes =
@@ -63,9 +69,11 @@ linear_section section_of(const model::tensor& part, const options& chosen) {
   return section;
 }
 
-bool one_type(std::span<const model::tensor> parts) {
-  return std::all_of(parts.begin(), parts.end(),
-                     [&](const model::tensor& part) { return part.type == parts[0].type; });
+// Whether one kind of tile holds all parts.
+bool one_kind(std::span<const model::tensor> parts, const options& chosen) {
+  return std::all_of(parts.begin(), parts.end(), [&](const model::tensor& part) {
+    return part.type == parts[0].type || (packs_w8(part, chosen) && packs_w8(parts[0], chosen));
+  });
 }
 
 bool tile_aligned(std::span<const model::tensor> parts) {
@@ -75,7 +83,7 @@ bool tile_aligned(std::span<const model::tensor> parts) {
 
 void add_sections(linear_plan& plan, const options& chosen) {
   const auto all_tiles = static_cast<int>(tiles_of(plan.rows));
-  if (one_type(plan.parts)) {
+  if (one_kind(plan.parts, chosen)) {
     plan.sections.push_back(section_of(plan.parts[0], chosen));
   } else if (!plan.interleave16 && tile_aligned(plan.parts)) {
     int first = 0;

@@ -21,6 +21,11 @@ enum class numerics { exact, fast, float32 };
 // bf16: for models whose keys or values leave the range of f16. int8: half of f16's memory, one
 // scale a position and head.
 enum class kv_type { automatic, f16, bf16, int8, f32 };
+// What matrices of f32, f16 and bf16 become when they are packed
+// (docs/decisions/0008-float-weights.md). keep: they stay as they are. w8: 8-bit weights with an
+// f16 scale per 32 columns; needs columns in whole groups and numerics other than float32, else
+// they are kept.
+enum class float_weights { keep, w8 };
 // auto: the best the CPU has. Others force a path, for tests; refused when the CPU lacks it.
 enum class isa { automatic, avx512, avx2, portable };
 
@@ -40,6 +45,7 @@ struct options {
   int threads = 0;  // compute threads; 0 = cores - 0 on <= 2 cores, else cores - 1
   numerics precision = numerics::exact;
   isa path = isa::automatic;
+  float_weights floats = float_weights::keep;
   int rows_max = 512;                   // rows of one step
   std::uint64_t kv_bytes = 256u << 20;  // KV pool; address space at start, memory when touched
   kv_type kv = kv_type::automatic;

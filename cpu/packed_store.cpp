@@ -111,11 +111,15 @@ bool settled(const model::file_identity& identity, std::chrono::nanoseconds afte
 
 }  // namespace
 
-sha256_digest packed_key(const source_digest& source, isa path, numerics precision) {
+sha256_digest packed_key(const source_digest& source,
+                         isa path,
+                         numerics precision,
+                         float_weights floats) {
   sha256 hash;
   hash.add("foretoken packed weights\n");
   hash.add(std::to_string(packed_format) + "\n" + isa_name(path) + "\n" +
            precision_name(precision) + "\n");
+  if (floats == float_weights::w8) hash.add("w8\n");
   hash.add(source.content);
   return hash.finish().value_or(sha256_digest{});
 }

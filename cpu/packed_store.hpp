@@ -21,7 +21,10 @@ struct source_digest {
 // The name of packed weights: everything that decides their bytes. Raise `packed_format` with any
 // change of a layout; tests/cpu/packed_test.cpp knows the bytes of this one.
 constexpr int packed_format = 2;
-sha256_digest packed_key(const source_digest& source, isa path, numerics precision);
+sha256_digest packed_key(const source_digest& source,
+                         isa path,
+                         numerics precision,
+                         float_weights floats);
 
 class packed_store {
  public:

@@ -28,7 +28,7 @@ status read_packed(const model::model_file& outline,
   const auto store = packed_store::open(chosen);
   const auto digest = store && outline.source ? store->recall(*outline.source) : std::nullopt;
   if (!digest) return error{errc::not_found, "nothing is known of this file", "packed weights"};
-  const auto key = packed_key(*digest, laid_out.path, laid_out.precision);
+  const auto key = packed_key(*digest, laid_out.path, laid_out.precision, laid_out.floats);
   FORETOKEN_TRY(read_packed_file(store->file_of(key), key, blanks, threads));
   store->touch(key);
   return {};
@@ -53,7 +53,7 @@ void keep_packed(const model::source_file& source,
                  thread_pool& threads) {
   const auto store = packed_store::open(chosen);
   if (!store) return;
-  const auto key = packed_key(digest, made.path, made.precision);
+  const auto key = packed_key(digest, made.path, made.precision, made.floats);
   const const_blocks bytes = packed_blocks(made);
   if (!store->make_room(packed_file_bytes(bytes))) {
     return log::info("model", "packed weights are not kept: larger than the disk budget");
@@ -76,7 +76,7 @@ std::shared_ptr<const model::model_file> recall_model(const std::filesystem::pat
   const auto digest = store->recall(*(*outline)->source);
   if (!digest) return nullptr;
   std::error_code failed;
-  const auto file = store->file_of(packed_key(*digest, *isa_path, chosen.precision));
+  const auto file = store->file_of(packed_key(*digest, *isa_path, chosen.precision, chosen.floats));
   if (!std::filesystem::exists(file, failed)) return nullptr;
   (*outline)->fingerprint = digest->fingerprint;
   return *outline;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "cpu/dispatch.hpp"
+#include "cpu/float_weights.hpp"
 #include "cpu/packed_weights.hpp"
 #include "cpu/row_kernels.hpp"
 
@@ -196,6 +197,7 @@ class packer {
       const std::int64_t first = std::int64_t{tile} * tile_rows;
       for (std::int64_t n = first; n < std::min(head.rows, first + tile_rows); ++n) {
         model::dequantise(head, n, 1, row.data());
+        if (packs_w8(head, chosen_)) round_to_w8(row.data(), head.columns);
         double squares = 0;
         for (const float value : row) squares += static_cast<double>(value) * value;
         out[static_cast<std::size_t>(n)] = static_cast<float>(1.00001 * std::sqrt(squares));
@@ -273,6 +275,7 @@ result<std::shared_ptr<const weights>> prepare_weights(const model::model_file& 
   made->shape = file.shape;
   made->precision = chosen.precision;
   made->path = *path;
+  made->floats = chosen.floats;
   made->interleaved = interleaves(file.shape);
   const auto digest = digest_to_keep(file, chosen.packed);  // before anything is forgotten
   packer pack(file, chosen, progress);

@@ -29,7 +29,8 @@ class weights {
  public:
   model::hyperparameters shape;
   numerics precision = numerics::exact;
-  isa path = isa::portable;            // never automatic
+  isa path = isa::portable;  // never automatic
+  float_weights floats = float_weights::keep;
   bool interleaved = false;            // how gate_up lies
   model::tensor embedding, positions;  // their bytes are the two vectors below
   std::vector<std::byte> embedding_bytes, position_bytes;

@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "cpu/weights.hpp"
 #include "tests/cpu/made_model.hpp"
 
 namespace foretoken {
@@ -81,6 +82,31 @@ TEST_CASE("forward: each architecture gives the reference's logits and greedy to
   for (const cpu::isa path : test::paths_here()) {
     for (const char* name : {"llama", "mistral", "qwen2", "qwen3", "gemma3", "gpt2"}) {
       check_architecture(name, path);
+    }
+  }
+}
+
+TEST_CASE("forward: floats packed as 8 bits stay near, and a text's bits do not depend on chunks") {
+  for (const cpu::isa path : test::paths_here()) {
+    for (const char* name : {"llama", "mistral", "qwen2", "qwen3", "gemma3", "gpt2"}) {
+      CAPTURE(name);
+      CAPTURE(cpu::isa_name(path));
+      auto file = model::model_file::load(folder + name);
+      REQUIRE_MESSAGE(file, (file ? "" : to_string(file.error())));
+      const json expected = read_json(folder + name + "/expected.json");
+      for (const auto precision : {cpu::numerics::exact, cpu::numerics::fast}) {
+        cpu::options chosen = test::small_options(path, precision);
+        const std::uint64_t kept = cpu::weight_bytes(**file, chosen);
+        chosen.floats = cpu::float_weights::w8;
+        CHECK(cpu::weight_bytes(**file, chosen) < kept);
+        device here(**file, chosen);
+        for (const json& input : expected["inputs"]) {
+          const auto ids = input["ids"].get<std::vector<token>>();
+          const auto whole = here.read(ids, test::pages_from(0, 6), 256);
+          CHECK(worst_share(input, whole) < 0.15);
+          CHECK(here.read(ids, test::pages_from(7, 6), 1) == whole);
+        }
+      }
     }
   }
 }

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/linear.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <string>
 
+#include "base/half.hpp"
 #include "cpu/dispatch.hpp"
+#include "cpu/float_weights.hpp"
 #include "doctest/doctest.h"
 #include "tests/reference/linear_reference.hpp"
 
@@ -135,6 +138,104 @@ TEST_CASE("linear: every type, shape and path agrees with float64") {
       check_shape(type, path, 960, 256, numerics::fast);
     }
   }
+}
+
+// A weight's error is half a step of 1 / 127 of its group's largest at most.
+constexpr double w8_tolerance = 1e-2;
+
+void check_w8(const named_type& type, isa path, int rows, int columns, numerics precision) {
+  std::mt19937 random(static_cast<unsigned>(rows * 7919 + columns));
+  thread_pool threads(2);
+  options chosen;
+  chosen.path = path;
+  chosen.precision = precision;
+  chosen.floats = float_weights::w8;
+  const random_tensor w(type.type, rows, columns, random);
+  const auto packed = pack({&w.view, 1}, chosen, threads);
+  CHECK_FALSE(packed->reads_floats());
+  CHECK(packed->bytes() == packed_bytes({&w.view, 1}, chosen));
+  constexpr int tokens = 9;
+  const auto x = random_rows(tokens, columns, random);
+  const activations inputs = fill(x, tokens, columns, chosen);
+  const auto y = multiply(*packed, inputs, tokens, threads);
+  CAPTURE(type.name);
+  CAPTURE(isa_name(path));
+  CAPTURE(rows);
+  CAPTURE(columns);
+  const auto stride = static_cast<std::size_t>(packed->tiles() * tile_rows);
+  CHECK(worst_error(y, stride, w.view, x, tokens) < w8_tolerance + tolerance_of(precision));
+  const auto alone = multiply(*packed, inputs, tokens, threads, 1);
+  for (int m = 0; m < tokens; ++m) {
+    const auto at = static_cast<std::size_t>(m) * stride;
+    CHECK(std::memcmp(&y[at], &alone[at], static_cast<std::size_t>(rows) * sizeof(float)) == 0);
+  }
+}
+
+TEST_CASE("linear: floats packed as 8 bits are close, and a row's bits are its own") {
+  for (const named_type& type : {all_types[0], all_types[1], all_types[2]}) {
+    for (const isa path : paths_here()) {
+      for (const int columns : {32, 96, 576}) {
+        check_w8(type, path, 65, columns, numerics::exact);
+        check_w8(type, path, 65, columns, numerics::fast);
+      }
+    }
+  }
+}
+
+TEST_CASE("linear: only whole groups become 8 bits, and not in float32") {
+  std::mt19937 random(5);
+  options chosen;
+  chosen.floats = float_weights::w8;
+  const random_tensor odd(dtype::bf16, 64, 40, random);
+  const random_tensor whole(dtype::bf16, 64, 64, random);
+  CHECK(packed_bytes({&odd.view, 1}, chosen) == 64 * 40 * 2);
+  CHECK(packed_bytes({&whole.view, 1}, chosen) == 64 * 64 / 32 * 34);
+  chosen.precision = numerics::float32;
+  CHECK(packed_bytes({&whole.view, 1}, chosen) == 64 * 64 * 2);
+}
+
+// The squared error of a group against what the scale of its largest weight alone gives.
+TEST_CASE("float weights: the search is never worse than the largest weight's scale") {
+  std::mt19937 random(11);
+  std::normal_distribution<float> normal(0.0f, 0.02f);
+  for (int round = 0; round < 200; ++round) {
+    float weights[block_columns];
+    float rounded[block_columns];
+    for (int i = 0; i < block_columns; ++i) rounded[i] = weights[i] = normal(random);
+    round_to_w8(rounded, block_columns);
+    float largest = 0;
+    for (const float weight : weights) largest = std::max(largest, std::fabs(weight));
+    const float scale = f16_to_float(float_to_f16(largest / 127));
+    double plain = 0, ours = 0;
+    for (int i = 0; i < block_columns; ++i) {
+      const double quant = std::clamp(std::nearbyint(weights[i] / scale), -128.0f, 127.0f);
+      plain += std::pow(weights[i] - quant * scale, 2);
+      ours += std::pow(static_cast<double>(weights[i]) - rounded[i], 2);
+    }
+    CHECK(ours <= plain * 1.0001);
+  }
+}
+
+TEST_CASE("float weights: zeros, the tiniest, the largest and what is not finite") {
+  decoded_block block;
+  std::vector<float> group(block_columns, 0.0f);
+  const auto value = [&](std::size_t i) {
+    return block.scales[0] * static_cast<float>(int{block.quants[i]} - w8_form().offset);
+  };
+  quantise_w8(group.data(), block);
+  CHECK(value(0) == 0.0f);
+  group[3] = 1e-30f;  // below f16's least scale
+  quantise_w8(group.data(), block);
+  CHECK(value(3) == 0.0f);
+  group[3] = 8e6f;
+  quantise_w8(group.data(), block);
+  CHECK(value(3) == doctest::Approx(8e6f).epsilon(0.005));
+  group[3] = std::numeric_limits<float>::infinity();
+  quantise_w8(group.data(), block);
+  CHECK(std::isnan(value(0)));
+  group[3] = std::numeric_limits<float>::quiet_NaN();
+  quantise_w8(group.data(), block);
+  CHECK(std::isnan(value(3)));
 }
 
 TEST_CASE("linear: float32 numerics keep the floats of quantised types") {

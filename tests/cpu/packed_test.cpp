@@ -169,6 +169,21 @@ TEST_CASE("packed: other numerics, another path and another file have files of t
   CHECK(at.kept().size() == 3);
 }
 
+TEST_CASE("packed: floats packed as 8 bits have a file of their own, which comes back") {
+  place at;
+  at.folder.write("model.gguf", file_bytes(false));
+  at.chosen.precision = numerics::fast;
+  at.pack();
+  at.chosen.floats = cpu::float_weights::w8;
+  CHECK(at.recall() == nullptr);
+  const auto packed = at.pack();
+  CHECK(at.kept().size() == 2);
+  const auto recalled = at.recall();
+  REQUIRE(recalled);
+  CHECK(same_blocks(*packed, *recalled));
+  CHECK(logits(packed, at.chosen) == logits(recalled, at.chosen));
+}
+
 TEST_CASE("packed: a file that is not what was written is packed again, wherever it was spoiled") {
   place at;
   const auto packed = at.pack();

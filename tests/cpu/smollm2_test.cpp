@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The real model against float32 of the same file (tests/data/reference/README.md). Exits 77 when
-// the model is not on this machine.
+// the model is not on this machine. FORETOKEN_MODEL names another form of it; with
+// FORETOKEN_FLOAT_WEIGHTS=w8 its float weights are packed as 8 bits.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -9,6 +10,7 @@
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -138,6 +140,8 @@ struct bounds {
 constexpr bounds exact_bounds{0.998, 0.1, 1e-5, 1.0005, 1e-3, 0.05};
 constexpr bounds bf16_bounds{0.99, 0.2, 1e-4, 1.001, 2e-3, 0.2};
 constexpr bounds int8_bounds{0.975, 1.0, 1.5e-3, 1.004, 1e-2, 0.5};
+constexpr bounds w8_bounds{0.975, 1.0, 2e-3, 1.005, 1e-2, 0.5};
+constexpr bounds w8_fast_bounds{0.96, 1.5, 5e-3, 1.006, 1.5e-2, 1.0};
 constexpr bounds fast_bounds{0.965, 1.5, 3e-3, 1.004, 1e-2, 1.0};
 
 void check_texts(reader& read, const bounds& wanted) {
@@ -295,12 +299,23 @@ struct setting {
   cpu::numerics precision;
   cpu::kv_type kv;
   bounds wanted;
+  cpu::float_weights floats = cpu::float_weights::keep;
 };
 constexpr setting settings[] = {
     {"exact", cpu::numerics::exact, cpu::kv_type::f16, exact_bounds},
     {"fast", cpu::numerics::fast, cpu::kv_type::automatic, fast_bounds},
     {"exact, KV in bf16", cpu::numerics::exact, cpu::kv_type::bf16, bf16_bounds},
     {"exact, KV in int8", cpu::numerics::exact, cpu::kv_type::int8, int8_bounds}};
+constexpr setting w8_settings[] = {{"exact, floats as w8", cpu::numerics::exact, cpu::kv_type::f16,
+                                    w8_bounds, cpu::float_weights::w8},
+                                   {"fast, floats as w8", cpu::numerics::fast,
+                                    cpu::kv_type::automatic, fast_bounds, cpu::float_weights::w8}};
+
+std::span<const setting> asked_settings() {
+  const char* floats = std::getenv("FORETOKEN_FLOAT_WEIGHTS");
+  if (floats != nullptr && std::string(floats) == "w8") return w8_settings;
+  return settings;
+}
 
 void check(const model::model_file& file, const setting& one) {
   std::printf("== %s\n", one.name);
@@ -308,6 +323,7 @@ void check(const model::model_file& file, const setting& one) {
   cpu::options chosen;
   chosen.precision = one.precision;
   chosen.kv = one.kv;
+  chosen.floats = one.floats;
   auto weights = cpu::prepare_weights(file, chosen);
   expect(weights.has_value(), "weights");
   if (!weights) return;
@@ -334,7 +350,7 @@ int main() {
     std::printf("FAIL: %s\n", to_string(file.error()).c_str());
     return 1;
   }
-  for (const setting& one : settings) check(**file, one);
+  for (const setting& one : asked_settings()) check(**file, one);
   check_paths(**file);
   return failures == 0 ? 0 : 1;
 }
