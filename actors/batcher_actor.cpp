@@ -2,6 +2,7 @@
 #include "actors/batcher_actor.hpp"
 
 #include <algorithm>
+#include <optional>
 
 #include "actors/mailbox.hpp"
 #include "base/log.hpp"
@@ -47,6 +48,8 @@ class batcher_state : public batcher_actor::base {
           if (message.epoch != epoch_) return;  // from an executor that is gone
           moved_ = clock_now();
           parts_.metrics->step_time.observe(std::chrono::duration<double>(message.took).count());
+          if (!plans_.ready()) staging_.nobody(message.ended);
+          staging_.ended(message.ended);
           book_.complete(*message.result, clock_now());
           advance();
         },
@@ -60,9 +63,16 @@ class batcher_state : public batcher_actor::base {
         },
         [this](const executor_lost& message) {
           handled();
-          if (message.epoch != epoch_) return;
-          executor_ = nullptr;
-          book_.executor_lost(clock_now(), message.ordered);
+          if (message.for_good) book_.expect_no_executor();
+          if (executor_ && message.epoch == epoch_) {
+            executor_ = nullptr;
+            staging_.lost();
+            book_.executor_lost(clock_now(), message.ordered);
+          }
+          advance();
+        },
+        [this](const staging_due&) {
+          armed_.reset();
           advance();
         },
         [this](const look_around&) {
@@ -84,16 +94,39 @@ class batcher_state : public batcher_actor::base {
 
   // The next step leaves before the events of the last one are handed out.
   void advance() {
-    while (executor_) {
-      auto batch = book_.plan(clock_now());
-      if (!batch) break;
-      if (plans_.stats().in_flight == 1) moved_ = clock_now();
-      tell(parts_.metrics->mailbox_executor, executor_,
-           run_step{std::make_shared<const model::micro_batch>(*std::move(batch))});
+    while (executor_ && send_step()) {
     }
     watch();
     book_.deliver();
     publish();
+  }
+
+  // The next micro-batch leaves; false: there is no credit, nobody to compute, or it is too early.
+  bool send_step() {
+    const auto now = clock_now();
+    const bool ready = plans_.ready();
+    if (ready && parts_.chosen->scheduler.stage_late && staging_.due() > now) {
+      call_at(*staging_.due(), now);
+      return false;
+    }
+    auto batch = ready ? book_.plan(now) : std::nullopt;
+    if (!batch) {
+      staging_.nobody(now);
+      return false;
+    }
+    if (plans_.stats().in_flight == 1) moved_ = now;
+    const auto since = book_.waited_since();
+    const int rows = model::rows_of(*batch);
+    tell(parts_.metrics->mailbox_executor, executor_,
+         run_step{std::make_shared<const model::micro_batch>(*std::move(batch)), since});
+    staging_.sent(rows, since, clock_now());
+    return true;
+  }
+
+  void call_at(time_point due, time_point now) {
+    if (armed_ && *armed_ <= due) return;
+    armed_ = due;
+    delayed_send(this, std::min<time_point::duration>(due - now, timer_max), staging_due{});
   }
 
   // One timer, while somebody waits: requests for an executor, or the executor for its step.
@@ -137,6 +170,8 @@ class batcher_state : public batcher_actor::base {
   batcher_parts parts_;
   scheduler::batch_scheduler plans_;
   request_book book_;
+  scheduler::staging staging_;
+  std::optional<time_point> armed_;  // when a staging_due will come
   executor_actor executor_;
   std::uint64_t epoch_ = 0;
   std::uint64_t preemptions_ = 0, recovered_ = 0;

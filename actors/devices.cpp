@@ -51,7 +51,7 @@ result<prepared_device> prepare_cpu(const model::model_file& file,
                          [shared = std::move(weights).value(), device, metrics] {
                            return cpu::make_ops(shared, device);
                          },
-                         [] { return false; }};
+                         [] { return false; }, [] { return false; }};
 }
 
 // Takes over from a lost GPU: the file is read again, the page numbers stay those of the GPU's
@@ -115,8 +115,9 @@ result<prepared_device> prepare_gpu(const gpu::library& library,
     if (chosen.cpu_fallback) return take_over(chosen, pages, print, metrics);
     return error{errc::device, "the GPU is lost until the process is started anew"};
   };
-  return prepared_device{gpu::describe(facts), plan->kv_pages, make,
-                         [&library] { return library.lost(); }};
+  const auto lost = [&library] { return library.lost(); };
+  const auto gone = [lost, fallback = chosen.cpu_fallback] { return !fallback && lost(); };
+  return prepared_device{gpu::describe(facts), plan->kv_pages, make, lost, gone};
 }
 
 struct found_gpu {
@@ -238,6 +239,7 @@ result<std::shared_ptr<const loaded_model>> prepare_from(const model::model_file
 
   loaded->make_device = device->make;
   loaded->device_lost = device->lost;
+  loaded->device_gone = device->gone;
   log::info("model", "{} ({}, {}) is ready on {}", loaded->info.name, loaded->info.architecture,
             loaded->info.format, device->name);
   return std::shared_ptr<const loaded_model>(std::move(loaded));

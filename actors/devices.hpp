@@ -26,6 +26,8 @@ struct prepared_device {
   std::function<result<std::unique_ptr<model::ops>>()> make;
   // True once a GPU is lost: the process should end after a drain, to be started anew.
   std::function<bool()> lost;
+  // True once make() can only fail, until the process is started anew.
+  std::function<bool()> gone;
 };
 
 // What a GPU stores for cache.kv. Errors: unsupported (forms that only CPUs have).

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "actors/executor_actor.hpp"
 
+#include <algorithm>
+
 #include "actors/mailbox.hpp"
 #include "base/assert.hpp"
 #include "model/forward.hpp"
@@ -21,7 +23,7 @@ class executor_state : public executor_actor::base {
         [this](const prepare_device&) { return prepare(); },
         [this](const run_step& message) {
           parts_.metrics->mailbox_executor.add(-1);
-          run(*message.batch);
+          run(message);
         },
     };
   }
@@ -37,21 +39,27 @@ class executor_state : public executor_actor::base {
     auto made = parts_.make_device();
     if (!made) return die(made.error());
     device_ = std::move(made).value();
+    idle_since_ = clock().now();
     return device_ready{};
   }
 
-  void run(const model::micro_batch& batch) {
-    const auto begun = std::chrono::steady_clock::now();
+  void run(const run_step& message) {
+    const auto begun = clock().now();
     FORETOKEN_ASSERT(device_ != nullptr);
-    auto outcome = model::forward(*device_, batch);
+    auto outcome = model::forward(*device_, *message.batch);
     if (!outcome) {
       die(outcome.error());
       return;
     }
+    const auto ended = clock().now();
+    const auto gap =
+        begun - std::max(idle_since_, message.waited_since) + outcome.value().handed_over;
+    parts_.metrics->step_gap.observe(std::max(0.0, std::chrono::duration<double>(gap).count()));
+    idle_since_ = ended;
     tell(parts_.metrics->mailbox_batcher, parts_.batcher,
          step_done{parts_.epoch,
                    std::make_shared<const model::step_result>(std::move(outcome).value()),
-                   std::chrono::steady_clock::now() - begun});
+                   ended - begun, ended});
   }
 
   caf::error die(const error& why) {
@@ -73,6 +81,7 @@ class executor_state : public executor_actor::base {
 
   executor_parts parts_;
   std::unique_ptr<model::ops> device_;
+  time_point idle_since_{};  // the last step ended, or the device came up
 };
 
 }  // namespace

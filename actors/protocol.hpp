@@ -36,6 +36,7 @@ struct loaded_model {
   int kv_pages = 0;
   device_factory make_device;
   std::function<bool()> device_lost;  // for good: the process must end; may be empty
+  std::function<bool()> device_gone;  // ... and make_device() can only fail from now on
 };
 
 // -- batcher
@@ -50,11 +51,14 @@ struct step_done {
   std::uint64_t epoch = 0;  // the incarnation of the executor that ran it
   std::shared_ptr<const model::step_result> result;
   std::chrono::nanoseconds took{};
+  time_point ended{};
 };
+struct staging_due {};  // the running step is nearly done: time to plan the next one
 struct look_around {};  // time to see who has waited too long: for an executor, or for its step
 struct executor_lost {
   std::uint64_t epoch = 0;
-  bool ordered = false;  // killed by command: no request is to blame
+  bool ordered = false;   // killed by command: no request is to blame
+  bool for_good = false;  // no other will come up
 };
 
 // -- executor
@@ -62,6 +66,7 @@ struct prepare_device {};
 struct device_ready {};
 struct run_step {
   std::shared_ptr<const model::micro_batch> batch;
+  time_point waited_since{};  // the first of those in it that could have been computed
 };
 
 // -- tokenizer
@@ -118,6 +123,7 @@ using batcher_actor = caf::typed_actor<caf::reacts_to<submit>,
                                        caf::reacts_to<step_done>,
                                        caf::reacts_to<executor_up>,
                                        caf::reacts_to<executor_lost>,
+                                       caf::reacts_to<staging_due>,
                                        caf::reacts_to<look_around>>;
 using tokenizer_actor = caf::typed_actor<caf::reacts_to<encode_prompt>,
                                          caf::reacts_to<encode_text>,
@@ -140,6 +146,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::cancel_every_request)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::step_done)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::executor_lost)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::executor_up)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::staging_due)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::look_around)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::prepare_device)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::device_ready)

@@ -30,7 +30,11 @@ request_book::request_book(scheduler::batch_scheduler& plans,
                            std::shared_ptr<const tokenizer::tokenizer> words,
                            counters& metrics,
                            book_limits limits)
-    : plans_(plans), words_(std::move(words)), metrics_(metrics), limits_(limits) {}
+    : plans_(plans),
+      words_(std::move(words)),
+      metrics_(metrics),
+      limits_(limits),
+      executor_wait_(limits.executor_wait_max) {}
 
 request_book::~request_book() {
   abandon();
@@ -110,11 +114,13 @@ std::optional<model::micro_batch> request_book::plan(time_point now) {
 
 void request_book::note_first_step(const model::micro_batch& batch, time_point now) {
   std::size_t rows = 0;
+  waited_since_ = time_point::max();
   for (const auto& slice : batch.slices) {
     rows += slice.tokens.size();
     const auto owner = owners_.find(slice.sequence);
     if (owner == owners_.end()) continue;
     auto& live = requests_.at(owner->second.first);
+    waited_since_ = std::min(waited_since_, live.queued ? live.what.accepted : time_point{});
     if (!live.queued) continue;
     live.queued = false;
     live.cached_tokens = plans_.cached_tokens(slice.sequence);
@@ -250,13 +256,17 @@ void request_book::executor_lost(time_point now, bool ordered) {
   }
 }
 
+void request_book::executor_up() {
+  without_executor_since_.reset();
+  executor_wait_ = limits_.executor_wait_max;
+}
+
 std::optional<time_point> request_book::end_stranded(time_point now) {
   if (!without_executor_since_) return std::nullopt;
   std::vector<request_id> ended;
   std::optional<time_point> next;
   for (const auto& [id, live] : requests_) {
-    const auto due =
-        std::max(*without_executor_since_, live.what.accepted) + limits_.executor_wait_max;
+    const auto due = std::max(*without_executor_since_, live.what.accepted) + executor_wait_;
     if (due <= now) {
       ended.push_back(id);
     } else if (!next || due < *next) {
@@ -264,7 +274,11 @@ std::optional<time_point> request_book::end_stranded(time_point now) {
     }
   }
   for (const auto id : ended) {
-    fail(id, {errc::device, "no executor came up in time; try again later"}, now);
+    const bool lost = executor_wait_ == std::chrono::milliseconds(0);
+    fail(id,
+         {errc::device, lost ? "the device is lost; try again later"
+                             : "no executor came up in time; try again later"},
+         now);
     finish_if_done(id, now);
   }
   return next;

@@ -20,10 +20,11 @@
 #include "actors/terminal_promise.hpp"
 #include "base/counters.hpp"
 #include "scheduler/scheduler.hpp"
+#include "scheduler/staging.hpp"
 
 namespace foretoken::actors {
 
-using time_point = std::chrono::steady_clock::time_point;
+using scheduler::time_point;
 
 // A request with its prompt as tokens, ready to be scheduled.
 struct accepted_request {
@@ -57,12 +58,17 @@ class request_book {
   void cancel_all(time_point now);
   void fail_all(const error& failure, time_point now);
   std::optional<model::micro_batch> plan(time_point now);
+  // When the first of those in the last plan was accepted, if none of them was computed before;
+  // else the beginning of time.
+  time_point waited_since() const noexcept { return waited_since_; }
   void complete(const model::step_result& done, time_point now);
   // `ordered`: it was killed by command, so no request is to blame. Otherwise a request fails when
   // it was the only one running and has now met crashes_max deaths.
   void executor_lost(time_point now, bool ordered = false);
-  void executor_up() { without_executor_since_.reset(); }
-  // While no executor is up: ends every request that has waited executor_wait_max for one. Returns
+  void executor_up();
+  // No executor will come up again: requests, those to come too, end at once.
+  void expect_no_executor() { executor_wait_ = std::chrono::milliseconds(0); }
+  // While no executor is up: ends every request that has waited for one as long as it may. Returns
   // when the next one will have; nothing when nobody waits or an executor is up.
   std::optional<time_point> end_stranded(time_point now);
   // Hands every event gathered since the last call to its sink, one call a sink.
@@ -115,6 +121,8 @@ class request_book {
   std::unordered_map<sequence_id, std::pair<request_id, std::size_t>> owners_;
   std::uint64_t last_sequence_ = 0;
   std::optional<time_point> without_executor_since_ = time_point{};  // no executor is up
+  std::chrono::milliseconds executor_wait_;
+  time_point waited_since_{};
   std::vector<std::pair<std::shared_ptr<event_sink>, std::vector<event>>> outbox_;
 };
 

@@ -115,8 +115,9 @@ class supervisor_state : public supervisor_actor::base {
   void schedule_restart(const caf::error& reason) {
     if (!parts_.batcher) return;
     const bool ordered = reason == caf::exit_reason::kill;
-    if (std::exchange(up_, false))
-      tell(parts_.metrics->mailbox_batcher, parts_.batcher, executor_lost{epoch_, ordered});
+    const bool gone = parts_.model->device_gone && parts_.model->device_gone();
+    if (std::exchange(up_, false) || gone)
+      tell(parts_.metrics->mailbox_batcher, parts_.batcher, executor_lost{epoch_, ordered, gone});
     parts_.metrics->executor_restarts.add();
     const auto next = restarts_.died(clock().now(), ordered);
     const auto why = ordered ? std::string("by command") : text_of(reason);

@@ -79,6 +79,8 @@ namespace foretoken {
   X(inter_token, "foretoken_inter_token_latency_seconds", "Token to next token of one choice",  \
     fast_edges)                                                                                 \
   X(step_time, "foretoken_executor_step_seconds", "One forward step", fast_edges)               \
+  X(step_gap, "foretoken_executor_gap_seconds",                                                 \
+    "Device without work before a step while somebody in it waited", fast_edges)                \
   X(loop_lag, "foretoken_event_loop_lag_seconds", "One turn of the network loop", fast_edges)   \
   X(batch_sequences, "foretoken_batch_size", "Sequences in a step", count_edges)                \
   X(batch_tokens, "foretoken_batch_tokens", "Rows in a step", count_edges)

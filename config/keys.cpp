@@ -124,6 +124,10 @@ void add_scheduler_keys(std::vector<key>& out) {
   out.push_back(integer("scheduler.credits", 1, 64,
                         "Micro-batches in flight: one runs, the others are staged.",
                         FORETOKEN_MEMBER(engine.scheduler.credits)));
+  out.push_back(boolean("scheduler.stage_late",
+                        "Plan the micro-batch behind the running one when that is nearly done, so "
+                        "that requests that arrive meanwhile join it; false = at once.",
+                        FORETOKEN_MEMBER(engine.scheduler.stage_late)));
 }
 
 void add_request_keys(std::vector<key>& out) {

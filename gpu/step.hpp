@@ -7,6 +7,7 @@
 // replayed. Rows that pad write page pages() of the pool, which no sequence has. Decode steps of
 // models that have weights for it run on clusters instead: same bits, one launch.
 
+#include <chrono>
 #include <compare>
 #include <functional>
 #include <map>
@@ -136,6 +137,7 @@ class step final : public model::ops {
   std::uint32_t saturated_counted_ = 0;
 
   const model::micro_batch* batch_ = nullptr;
+  std::chrono::steady_clock::time_point begun_{};
   std::vector<head_task> tasks_;
   bucket bucket_;
   int row_count_ = 0;

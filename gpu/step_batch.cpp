@@ -216,6 +216,7 @@ status step::queue_copies(const model::micro_batch& batch) {
 
 status step::begin(const model::micro_batch& batch) {
   if (runtime::lost()) return error{errc::device, "the device is lost"};
+  begun_ = std::chrono::steady_clock::now();
   FORETOKEN_TRY(check(batch));
   if (++steps_ == chosen_.fail_at_step) return runtime::lose("lost by gpu.fail_at_step");
   batch_ = &batch;

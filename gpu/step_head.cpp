@@ -96,6 +96,7 @@ status step::head(model::step_result& out) {
     queue([this, given] { return launch_announce(on_, given); });
   }
   if (const status done = finish_queue(); !done) return failed(done.error());
+  out.handed_over = std::chrono::steady_clock::now() - begun_;
   const std::span<const head_task> all(tasks_);
   const auto block = size_of(sizes_.head_rows);
   for (std::size_t first = 0; first < all.size(); first += block) {

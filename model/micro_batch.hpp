@@ -2,6 +2,7 @@
 #pragma once
 // One forward step: which sequences advance, by which tokens, and what is wanted of them.
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -45,6 +46,12 @@ struct micro_batch {
   std::vector<slice> slices;
 };
 
+inline int rows_of(const micro_batch& batch) noexcept {
+  std::size_t rows = 0;
+  for (const slice& one : batch.slices) rows += one.tokens.size();
+  return static_cast<int>(rows);
+}
+
 struct slice_result {
   sequence_id sequence{};
   sampled next;                 // when sample_last
@@ -54,6 +61,8 @@ struct slice_result {
 struct step_result {
   std::uint64_t step = 0;
   std::vector<slice_result> slices;  // same order as the micro_batch
+  // Of the step, before the device had any of its work; 0 where the caller's thread computes.
+  std::chrono::nanoseconds handed_over{};
 };
 
 }  // namespace foretoken::model

@@ -9,6 +9,9 @@ struct options {
   int step_tokens_max = 512;  // rows of one micro-batch
   int prefill_chunk = 128;    // prompt tokens of all sequences in a step that also decodes
   int credits = 2;            // micro-batches in flight (one runs, one is staged)
+  // The one behind is planned when the running one is nearly done, so that late arrivals join it;
+  // else as soon as there is a credit.
+  bool stage_late = true;
 };
 
 }  // namespace foretoken::scheduler

@@ -366,6 +366,15 @@ scheduler_stats batch_scheduler::stats() const {
   return out;
 }
 
+bool batch_scheduler::ready() const {
+  const state& s = *state_;
+  if (!s.book.waiting().empty()) return true;
+  return std::any_of(s.book.running().begin(), s.book.running().end(), [](const auto& each) {
+    const sequence& one = *each.second;
+    return one.may_run() && (one.prefilling() || (one.decoding() && one.in_flight == 0));
+  });
+}
+
 bool batch_scheduler::idle() const {
   return state_->flights.empty() && state_->book.waiting().empty() &&
          state_->book.running().empty();

@@ -72,6 +72,8 @@ class batch_scheduler {
   status add(new_sequence added);
   // The next micro-batch, or nothing (no credit, or nothing to do). Counts as in flight.
   std::optional<model::micro_batch> plan();
+  // Somebody may have something to compute: false is certain, true is not.
+  bool ready() const;
   // REQUIRES `done` to answer the oldest micro-batch in flight. Slices of ended sequences are
   // ignored.
   std::vector<progress> complete(const model::step_result& done);

@@ -151,7 +151,8 @@ inline std::shared_ptr<const tokenizer::tokenizer> fake_words() {
 inline std::shared_ptr<const loaded_model> fake_model(
     int pages = 64,
     std::shared_ptr<std::atomic<int>> steps_left = nullptr,
-    std::shared_ptr<std::atomic<int>> failures_left = nullptr) {
+    std::shared_ptr<std::atomic<int>> failures_left = nullptr,
+    std::function<bool()> gone = {}) {
   auto made = std::make_shared<loaded_model>();
   made->shape = fake_shape();
   made->words = fake_words();
@@ -159,6 +160,7 @@ inline std::shared_ptr<const loaded_model> fake_model(
   made->info.context = made->shape.context;
   made->info.vocabulary = vocabulary;
   made->kv_pages = pages;
+  made->device_gone = std::move(gone);
   made->make_device = [pages, steps_left, failures_left]() -> result<std::unique_ptr<model::ops>> {
     if (failures_left && failures_left->fetch_sub(1) > 0)
       return error{errc::device, "no such device"};

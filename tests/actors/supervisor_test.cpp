@@ -42,9 +42,11 @@ struct world {
   };
 
   explicit world(std::shared_ptr<std::atomic<int>> steps_left = nullptr,
-                 std::shared_ptr<std::atomic<int>> failures_left = nullptr)
+                 std::shared_ptr<std::atomic<int>> failures_left = nullptr,
+                 std::function<bool()> gone = {})
       : system(config), time(static_cast<caf::scheduler::test_coordinator&>(system.scheduler())) {
-    model = testing::fake_model(64, std::move(steps_left), std::move(failures_left));
+    model =
+        testing::fake_model(64, std::move(steps_left), std::move(failures_left), std::move(gone));
     pages = std::make_shared<cache::kv_cache>(64);
     cache_manager = spawn_cache_manager(system, pages, metrics);
     batcher = spawn_batcher(system, {model, pages, metrics, chosen, cache_manager, hangs});
@@ -215,6 +217,86 @@ TEST_CASE("batcher: a step that does not come back ends the requests, and its re
   CHECK(w.pages->counts().used == 0);
   for (int i = 0; i < 400; ++i) w.pass(1s);  // idle is not hanging
   CHECK_FALSE(w.hangs->load());
+}
+
+namespace {
+
+// An executor in the test's hands: steps last as long as the test says.
+struct by_hand {
+  explicit by_hand(world& in) : w(in) {
+    caf::anon_send(w.batcher, executor_up{99, w.system.spawn<hanging_executor>(taken)});
+    w.time.run();
+  }
+  std::size_t steps() const { return taken->size(); }
+  std::size_t slices() const { return taken->back()->slices.size(); }
+  void finish(std::size_t step) {
+    auto done = model::forward(device, *taken->at(step));
+    REQUIRE(done);
+    caf::anon_send(
+        w.batcher,
+        step_done{
+            99, std::make_shared<const model::step_result>(*done), {}, w.system.clock().now()});
+    w.time.run();
+  }
+
+  world& w;
+  taken_batches taken = std::make_shared<taken_batches::element_type>();
+  testing::fake_device device{64, nullptr};
+};
+
+}  // namespace
+
+TEST_CASE("batcher: requests that arrive during a step join the next one, staged before it ends") {
+  world w;
+  by_hand device(w);
+  for (std::size_t i = 0; i < 40; ++i) {  // steps of 10 ms
+    w.submit_text("hello", 1);
+    w.time.run();
+    REQUIRE(device.steps() == i + 1);
+    w.pass(10ms);
+    device.finish(i);
+  }
+  w.submit_text("hello", 1);
+  w.time.run();
+  REQUIRE(device.steps() == 41);
+  w.pass(1ms);
+  w.submit_text("early", 1);
+  w.pass(4ms);
+  w.submit_text("later", 1);
+  w.pass(1ms);
+  CHECK(device.steps() == 41);  // held back
+  w.pass(4ms);
+  CHECK(device.steps() == 42);  // the step is not done yet
+  CHECK(device.slices() == 2);
+  w.submit_text("too late", 1);
+  w.pass(5ms);
+  CHECK(device.steps() == 42);  // two credits
+  device.finish(40);
+  device.finish(41);
+  CHECK(device.steps() == 43);
+  device.finish(42);
+  CHECK(w.sink->terminal() == 44);
+}
+
+TEST_CASE("batcher: a device lost for good ends what waits and what comes, at once and retryable") {
+  auto failures = std::make_shared<std::atomic<int>>(0);
+  auto steps = std::make_shared<std::atomic<int>>(3);
+  auto gone = std::make_shared<std::atomic<bool>>(false);
+  world w(steps, failures, [gone] { return gone->load(); });
+  failures->store(std::numeric_limits<int>::max());
+  gone->store(true);
+  w.submit_text("running", 12);
+  w.time.run();  // no time passes
+  CHECK(w.sink->terminal() == 1);
+  w.submit_text("comes later", 12);
+  w.time.run();
+  CHECK(w.sink->terminal() == 2);
+  for (const auto& one : w.sink->events()) {
+    if (!one.terminal()) continue;
+    REQUIRE(std::holds_alternative<error_event>(one.what));
+    CHECK(std::get<error_event>(one.what).failure.code == errc::device);
+  }
+  CHECK(w.pages->counts().used == 0);
 }
 
 TEST_CASE("supervisor: restart_executor in mid-stream changes no byte") {
