@@ -22,7 +22,8 @@ class batcher_state : public batcher_actor::base {
         book_(plans_,
               parts_.model->words,
               *parts_.metrics,
-              {parts_.chosen->crashes_max, parts_.chosen->executor_wait_max}) {}
+              {parts_.chosen->crashes_max, parts_.chosen->executor_wait_max}),
+        seats_(static_cast<std::size_t>(plans_.devices())) {}
 
   const char* name() const override { return "batcher"; }
 
@@ -45,29 +46,31 @@ class batcher_state : public batcher_actor::base {
         },
         [this](const step_done& message) {
           handled();
-          if (message.epoch != epoch_) return;  // from an executor that is gone
-          moved_ = clock_now();
+          seat& here = seat_of(message.device);
+          if (message.epoch != here.epoch) return;  // from an executor that is gone
+          here.moved = clock_now();
           parts_.metrics->step_time.observe(std::chrono::duration<double>(message.took).count());
-          if (!plans_.ready()) staging_.nobody(message.ended);
-          staging_.ended(message.ended);
-          book_.complete(*message.result, clock_now());
+          if (!plans_.ready(message.device)) here.staging.nobody(message.ended);
+          here.staging.ended(message.ended);
+          book_.complete(message.device, *message.result, clock_now());
           advance();
         },
         [this](const executor_up& message) {
           handled();
-          epoch_ = message.epoch;
-          executor_ = message.executor;
-          parts_.metrics->mailbox_executor.set(0);  // its predecessor's died with it
-          book_.executor_up();
+          seat& here = seat_of(message.device);
+          here.epoch = message.epoch;
+          here.executor = message.executor;
+          book_.executor_up(message.device);
           advance();
         },
         [this](const executor_lost& message) {
           handled();
           if (message.for_good) book_.expect_no_executor();
-          if (executor_ && message.epoch == epoch_) {
-            executor_ = nullptr;
-            staging_.lost();
-            book_.executor_lost(clock_now(), message.ordered);
+          seat& here = seat_of(message.device);
+          if (here.executor && message.epoch == here.epoch) {
+            here.executor = nullptr;
+            here.staging.lost();
+            book_.executor_lost(message.device, clock_now(), message.ordered);
           }
           advance();
         },
@@ -83,7 +86,7 @@ class batcher_state : public batcher_actor::base {
   }
 
   void on_exit() override {
-    executor_ = nullptr;  // a kept handle would keep its thread
+    for (seat& each : seats_) each.executor = nullptr;  // a kept handle would keep its thread
     book_.abandon();
   }
 
@@ -94,7 +97,9 @@ class batcher_state : public batcher_actor::base {
 
   // The next step leaves before the events of the last one are handed out.
   void advance() {
-    while (executor_ && send_step()) {
+    for (int i = 0; i < plans_.devices(); ++i) {
+      while (seat_of(i).executor && send_step(i)) {
+      }
     }
     watch();
     book_.deliver();
@@ -102,24 +107,25 @@ class batcher_state : public batcher_actor::base {
   }
 
   // The next micro-batch leaves; false: there is no credit, nobody to compute, or it is too early.
-  bool send_step() {
+  bool send_step(int device) {
     const auto now = clock_now();
-    const bool ready = plans_.ready();
-    if (ready && parts_.chosen->scheduler.stage_late && staging_.due() > now) {
-      call_at(*staging_.due(), now);
+    seat& here = seat_of(device);
+    const bool ready = plans_.ready(device);
+    if (ready && parts_.chosen->scheduler.stage_late && here.staging.due() > now) {
+      call_at(*here.staging.due(), now);
       return false;
     }
-    auto batch = ready ? book_.plan(now) : std::nullopt;
+    auto batch = ready ? book_.plan(device, now) : std::nullopt;
     if (!batch) {
-      staging_.nobody(now);
+      here.staging.nobody(now);
       return false;
     }
-    if (plans_.stats().in_flight == 1) moved_ = now;
+    if (plans_.in_flight(device) == 1) here.moved = now;
     const auto since = book_.waited_since();
     const int rows = model::rows_of(*batch);
-    tell(parts_.metrics->mailbox_executor, executor_,
-         run_step{std::make_shared<const model::micro_batch>(*std::move(batch)), since});
-    staging_.sent(rows, since, clock_now());
+    caf::anon_send(here.executor,
+                   run_step{std::make_shared<const model::micro_batch>(*std::move(batch)), since});
+    here.staging.sent(rows, since, clock_now());
     return true;
   }
 
@@ -132,8 +138,15 @@ class batcher_state : public batcher_actor::base {
   // One timer, while somebody waits: requests for an executor, or the executor for its step.
   void watch() {
     const auto now = clock_now();
-    const bool computing = executor_ && plans_.stats().in_flight > 0;
-    note_hanging(computing && now - moved_ >= parts_.chosen->step_time_max);
+    bool computing = false;
+    bool hangs = false;
+    for (int i = 0; i < plans_.devices(); ++i) {
+      const seat& here = seat_of(i);
+      if (!here.executor || plans_.in_flight(i) == 0) continue;
+      computing = true;
+      hangs = hangs || now - here.moved >= parts_.chosen->step_time_max;
+    }
+    note_hanging(hangs);
     const auto due = book_.end_stranded(now);
     if (watching_ || !(computing || due)) return;
     watching_ = true;
@@ -145,7 +158,9 @@ class batcher_state : public batcher_actor::base {
   // the engine says that it is not healthy until the step comes back after all.
   void note_hanging(bool hangs) {
     if (parts_.hangs->exchange(hangs) == hangs) return;
-    parts_.metrics->executor_up.set(executor_ && !hangs ? 1 : 0);
+    const auto up = std::count_if(seats_.begin(), seats_.end(),
+                                  [](const seat& each) { return bool(each.executor); });
+    parts_.metrics->executor_up.set(hangs ? 0 : up);
     if (!hangs) return;
     log::error(
         "batcher", "the executor has not finished a step in {} s",
@@ -158,6 +173,9 @@ class batcher_state : public batcher_actor::base {
     const auto stats = plans_.stats();
     parts_.metrics->sequences_waiting.set(stats.waiting);
     parts_.metrics->sequences_running.set(stats.running);
+    int staged = 0;
+    for (int i = 0; i < plans_.devices(); ++i) staged += std::max(plans_.in_flight(i) - 1, 0);
+    parts_.metrics->mailbox_executor.set(staged);
     parts_.metrics->preemptions.add(stats.preemptions - preemptions_);
     parts_.metrics->recovered.add(stats.recovered - recovered_);
     preemptions_ = stats.preemptions;
@@ -167,17 +185,23 @@ class batcher_state : public batcher_actor::base {
     running_ = stats.running;
   }
 
+  // One device's place: executors come and go.
+  struct seat {
+    executor_actor executor;
+    std::uint64_t epoch = 0;
+    scheduler::staging staging;
+    time_point moved{};  // a step came back, or the first one left
+  };
+  seat& seat_of(int device) { return seats_.at(static_cast<std::size_t>(device)); }
+
   batcher_parts parts_;
-  scheduler::batch_scheduler plans_;
+  scheduler::device_plans plans_;
   request_book book_;
-  scheduler::staging staging_;
+  std::vector<seat> seats_;
   std::optional<time_point> armed_;  // when a staging_due will come
-  executor_actor executor_;
-  std::uint64_t epoch_ = 0;
   std::uint64_t preemptions_ = 0, recovered_ = 0;
   int running_ = 0;
   bool watching_ = false;
-  time_point moved_{};  // a step came back, or the first one left
 };
 
 }  // namespace

@@ -13,7 +13,7 @@ constexpr int reserve_divisor = 32;
 class cache_manager_state : public cache_manager_actor::base {
  public:
   cache_manager_state(caf::actor_config& config,
-                      std::shared_ptr<cache::kv_cache> pages,
+                      std::shared_ptr<cache::pools> pages,
                       std::shared_ptr<counters> metrics)
       : cache_manager_actor::base(config), pages_(std::move(pages)), metrics_(std::move(metrics)) {}
 
@@ -23,28 +23,30 @@ class cache_manager_state : public cache_manager_actor::base {
     return {
         [this](const pages_released&) {
           metrics_->mailbox_cache_manager.add(-1);
-          refill_reserve();
+          for (int i = 0; i < pages_->devices(); ++i) refill_reserve(pages_->of(i));
         },
-        [this](const trim_cache& message) { pages_->trim(message.pages); },
+        [this](const trim_cache& message) {
+          for (int i = 0; i < pages_->devices(); ++i) pages_->of(i).trim(message.pages);
+        },
         [this](const get_cache_stats&) { return cache_stats{pages_->counts()}; },
     };
   }
 
  private:
-  void refill_reserve() {
-    const auto counts = pages_->counts();
-    const int lacking = pages_->pages() / reserve_divisor - counts.free;
-    if (lacking > 0 && counts.cached > 0) pages_->trim(std::max(0, counts.cached - lacking));
+  static void refill_reserve(cache::kv_cache& pages) {
+    const auto counts = pages.counts();
+    const int lacking = pages.pages() / reserve_divisor - counts.free;
+    if (lacking > 0 && counts.cached > 0) pages.trim(std::max(0, counts.cached - lacking));
   }
 
-  std::shared_ptr<cache::kv_cache> pages_;
+  std::shared_ptr<cache::pools> pages_;
   std::shared_ptr<counters> metrics_;
 };
 
 }  // namespace
 
 cache_manager_actor spawn_cache_manager(caf::actor_system& system,
-                                        std::shared_ptr<cache::kv_cache> pages,
+                                        std::shared_ptr<cache::pools> pages,
                                         std::shared_ptr<counters> metrics) {
   return system.spawn<cache_manager_state>(std::move(pages), std::move(metrics));
 }

@@ -8,7 +8,7 @@ namespace foretoken::actors {
 // message); what can wait comes here: reclaiming old pages so that a step finds free ones,
 // trimming, statistics.
 cache_manager_actor spawn_cache_manager(caf::actor_system& system,
-                                        std::shared_ptr<cache::kv_cache> pages,
+                                        std::shared_ptr<cache::pools> pages,
                                         std::shared_ptr<counters> metrics);
 
 }  // namespace foretoken::actors

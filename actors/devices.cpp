@@ -2,6 +2,7 @@
 #include "actors/devices.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <ctime>
 
 #include "actors/protocol.hpp"
@@ -30,10 +31,10 @@ status check_pages(int pages, std::uint64_t page_bytes) {
                                                pages, page_bytes));
 }
 
-result<prepared_device> prepare_cpu(const model::model_file& file,
-                                    const options& chosen,
-                                    const std::shared_ptr<counters>& metrics,
-                                    const model::load_progress& progress) {
+result<prepared_devices> prepare_cpu(const model::model_file& file,
+                                     const options& chosen,
+                                     const std::shared_ptr<counters>& metrics,
+                                     const model::load_progress& progress) {
   const auto plan = cpu::plan_memory(file, chosen.cpu);
   log::info("model",
             "memory: weights {:.1f} MiB + KV up to {:.1f} MiB ({} pages) + workspace {:.1f} MiB = "
@@ -47,11 +48,10 @@ result<prepared_device> prepare_cpu(const model::model_file& file,
   auto weights = cpu::prepare_weights(file, device, progress);
   if (!weights) return weights.error();
   device.kv_saturated = &metrics->kv_saturated;
-  return prepared_device{cpu::best_isa_name(), plan.kv_pages,
-                         [shared = std::move(weights).value(), device, metrics] {
-                           return cpu::make_ops(shared, device);
-                         },
-                         [] { return false; }, [] { return false; }};
+  const auto make = [shared = std::move(weights).value(), device, metrics] {
+    return cpu::make_ops(shared, device);
+  };
+  return prepared_devices{{{cpu::best_isa_name(), plan.kv_pages, make, {}}}, [] { return false; }};
 }
 
 // Takes over from a lost GPU: the file is read again, the page numbers stay those of the GPU's
@@ -60,7 +60,7 @@ result<std::unique_ptr<model::ops>> take_over(const options& chosen,
                                               int pages,
                                               std::uint64_t fingerprint,
                                               const std::shared_ptr<counters>& metrics) {
-  log::warn("executor", "the GPU is lost: its requests move to the CPU until the process ends");
+  log::warn("executor", "no GPU is left: its requests move to the CPU until the process ends");
   auto file = model::model_file::load(chosen.model);
   if (!file) return std::move(file).error();
   if ((*file)->fingerprint != fingerprint) {
@@ -87,15 +87,43 @@ gpu::options gpu_options(const options& chosen, counters& metrics, int ordinal) 
   return device;
 }
 
-result<prepared_device> prepare_gpu(const gpu::library& library,
+// What the GPUs of a process know of each other. Shared by their makers, which run on the
+// executors' threads.
+class gpu_family {
+ public:
+  gpu_family(const gpu::library& library, const std::vector<gpu::device_facts>& all, bool fallback)
+      : library_(library), fallback_(fallback) {
+    for (const auto& each : all) ordinals_.push_back(each.ordinal);
+  }
+  const gpu::library& library() const noexcept { return library_; }
+  bool lost(int ordinal) const { return library_.lost(ordinal); }
+  bool all_lost() const {
+    return std::all_of(ordinals_.begin(), ordinals_.end(), [this](int each) { return lost(each); });
+  }
+  // One of them has the CPU in the place of all, once all are lost.
+  bool takes_over(int ordinal) {
+    int heir = none;
+    return fallback_ && all_lost() &&
+           (heir_.compare_exchange_strong(heir, ordinal) || heir == ordinal);
+  }
+  bool gone(int ordinal) const { return lost(ordinal) && !(fallback_ && all_lost()); }
+
+ private:
+  static constexpr int none = -1;
+  const gpu::library& library_;
+  std::vector<int> ordinals_;
+  bool fallback_;
+  std::atomic<int> heir_{none};
+};
+
+result<prepared_device> prepare_gpu(const std::shared_ptr<gpu_family>& family,
                                     const gpu::device_facts& facts,
                                     const model::model_file& file,
                                     const options& chosen,
                                     const std::shared_ptr<counters>& metrics,
                                     const model::load_progress& progress) {
-  if (const auto kv = gpu_kv_form(chosen.cpu.kv); !kv) return kv.error();
   const gpu::options device = gpu_options(chosen, *metrics, facts.ordinal);
-  const auto plan = library.plan_memory(file, device);
+  const auto plan = family->library().plan_memory(file, device);
   if (!plan) return plan.error();
   log::info("model",
             "memory of cuda:{}: context {:.1f} MiB + weights {:.1f} MiB + KV {:.1f} MiB ({} pages) "
@@ -106,40 +134,60 @@ result<prepared_device> prepare_gpu(const gpu::library& library,
   log::info("model", "decode steps of cuda:{} run on {}", facts.ordinal, plan->decode_path);
   FORETOKEN_TRY(check_memory("device", plan->total_bytes(), chosen));
   FORETOKEN_TRY(check_pages(plan->kv_pages, plan->kv_page_bytes));
-  auto weights = library.prepare_weights(file, device, progress);
+  auto weights = family->library().prepare_weights(file, device, progress);
   if (!weights) return weights.error();
-  const auto make = [&library, shared = std::move(weights).value(), device, chosen, metrics,
+  const auto make = [family, shared = std::move(weights).value(), device, chosen, metrics,
                      pages = plan->kv_pages,
                      print = file.fingerprint]() -> result<std::unique_ptr<model::ops>> {
-    if (!library.lost()) return library.make_ops(shared, device);
-    if (chosen.cpu_fallback) return take_over(chosen, pages, print, metrics);
+    if (!family->lost(device.device)) return family->library().make_ops(shared, device);
+    if (family->takes_over(device.device)) return take_over(chosen, pages, print, metrics);
     return error{errc::device, "the GPU is lost until the process is started anew"};
   };
-  const auto lost = [&library] { return library.lost(); };
-  const auto gone = [lost, fallback = chosen.cpu_fallback] { return !fallback && lost(); };
-  return prepared_device{gpu::describe(facts), plan->kv_pages, make, lost, gone};
+  return prepared_device{gpu::describe(facts), plan->kv_pages, make,
+                         [family, ordinal = facts.ordinal] { return family->gone(ordinal); }};
 }
 
-struct found_gpu {
+struct found_gpus {
   const gpu::library* library = nullptr;
-  gpu::device_facts facts;
+  std::vector<gpu::device_facts> chosen;  // never empty
 };
 
-result<found_gpu> find_gpu(const gpu::device_choice& choice, const options& chosen) {
-  if (choice.ordinals.size() > 1) {
-    return unsupported("model.device", "one GPU a process for now; start a process for each");
-  }
+result<found_gpus> find_gpus(const gpu::device_choice& choice, const options& chosen) {
   const auto library = gpu::open_library(chosen.gpu_library);
   if (!library) return library.error();
   auto devices = gpu::usable_devices(**library);
   if (!devices) return devices.error();
-  if (choice.ordinals.empty()) return found_gpu{*library, devices->front()};
-  for (const gpu::device_facts& each : *devices) {
-    if (each.ordinal == choice.ordinals.front()) return found_gpu{*library, each};
+  if (choice.ordinals.empty()) return found_gpus{*library, {devices->front()}};
+  found_gpus out{*library, {}};
+  for (const int ordinal : choice.ordinals) {
+    const auto at = std::find_if(devices->begin(), devices->end(),
+                                 [&](const auto& each) { return each.ordinal == ordinal; });
+    if (at == devices->end()) {
+      return error{errc::not_found,
+                   fmt::format("no usable device cuda:{}; see foretoken devices", ordinal),
+                   "model.device"};
+    }
+    out.chosen.push_back(*at);
   }
-  return error{errc::not_found,
-               fmt::format("no usable device cuda:{}; see foretoken devices", choice.ordinals[0]),
-               "model.device"};
+  return out;
+}
+
+// The weights go to one after the other.
+result<prepared_devices> prepare_gpus(const found_gpus& found,
+                                      const model::model_file& file,
+                                      const options& chosen,
+                                      const std::shared_ptr<counters>& metrics,
+                                      const model::load_progress& progress) {
+  if (const auto kv = gpu_kv_form(chosen.cpu.kv); !kv) return kv.error();
+  const auto family =
+      std::make_shared<gpu_family>(*found.library, found.chosen, chosen.cpu_fallback);
+  prepared_devices out{{}, [family] { return family->all_lost(); }};
+  for (const gpu::device_facts& each : found.chosen) {
+    auto made = prepare_gpu(family, each, file, chosen, metrics, progress);
+    if (!made) return std::move(made).error();
+    out.all.push_back(*std::move(made));
+  }
+  return out;
 }
 
 // An unknown template in the file only stops chat requests, with the loader's own words.
@@ -175,7 +223,7 @@ std::shared_ptr<const model::model_file> recall_outline(const options& chosen) {
   using kind = gpu::device_choice::kind;
   const auto choice = gpu::parse_device_choice(chosen.device);
   if (!choice || choice->what == kind::cuda) return nullptr;
-  if (choice->what == kind::automatic && find_gpu(*choice, chosen)) return nullptr;
+  if (choice->what == kind::automatic && find_gpus(*choice, chosen)) return nullptr;
   return cpu::recall_model(chosen.model, chosen.cpu);
 }
 
@@ -190,19 +238,20 @@ result<gpu::kv_form> gpu_kv_form(cpu::kv_type kv) {
   }
 }
 
-result<prepared_device> choose_device(const model::model_file& file,
-                                      const options& chosen,
-                                      const std::shared_ptr<counters>& metrics,
-                                      const model::load_progress& progress) {
+result<prepared_devices> choose_devices(const model::model_file& file,
+                                        const options& chosen,
+                                        const std::shared_ptr<counters>& metrics,
+                                        const model::load_progress& progress) {
   using kind = gpu::device_choice::kind;
   const auto choice = gpu::parse_device_choice(chosen.device);
   if (!choice) return choice.error();
   if (choice->what == kind::cpu) return prepare_cpu(file, chosen, metrics, progress);
-  const auto found = find_gpu(*choice, chosen);
+  const auto found = find_gpus(*choice, chosen);
   if (found) {
-    auto made = prepare_gpu(*found->library, found->facts, file, chosen, metrics, progress);
+    auto made = prepare_gpus(*found, file, chosen, metrics, progress);
     if (made || choice->what == kind::cuda) return made;
-    log::warn("model", "{} is not used: {}", gpu::describe(found->facts), to_string(made.error()));
+    log::warn("model", "{} is not used: {}", gpu::describe(found->chosen.front()),
+              to_string(made.error()));
   } else {
     if (choice->what == kind::cuda) return found.error();
     log::debug("model", "no GPU: {}", to_string(found.error()));
@@ -221,27 +270,29 @@ result<std::shared_ptr<const loaded_model>> prepare_from(const model::model_file
   if (!words) return words.error();
   loaded->words = std::move(words).value();
   FORETOKEN_TRY(choose_chat(*loaded, file, chosen));
-  auto device = choose_device(file, chosen, metrics, progress);
-  if (!device) return device.error();
+  auto devices = choose_devices(file, chosen, metrics, progress);
+  if (!devices) return devices.error();
   loaded->shape = file.shape;
   if (chosen.context_max > 0)
     loaded->shape.context = std::min(loaded->shape.context, chosen.context_max);
-  // A sequence must fit the pool by itself.
-  const int pool_tokens = device->kv_pages * page_tokens;
+  // A sequence must fit each pool by itself.
+  int pages = devices->all.front().kv_pages;
+  for (const auto& each : devices->all) pages = std::min(pages, each.kv_pages);
+  const int pool_tokens = pages * page_tokens;
   if (pool_tokens < loaded->shape.context) {
     log::info("model", "context cut from {} to {} tokens: cache.kv_bytes holds no more",
               loaded->shape.context, pool_tokens);
     loaded->shape.context = pool_tokens;
   }
   loaded->fingerprint = file.fingerprint;
-  loaded->kv_pages = device->kv_pages;
   describe(*loaded, file);
 
-  loaded->make_device = device->make;
-  loaded->device_lost = device->lost;
-  loaded->device_gone = device->gone;
-  log::info("model", "{} ({}, {}) is ready on {}", loaded->info.name, loaded->info.architecture,
-            loaded->info.format, device->name);
+  loaded->devices = std::move(devices->all);
+  loaded->device_lost = std::move(devices->lost);
+  for (const auto& each : loaded->devices) {
+    log::info("model", "{} ({}, {}) is ready on {}", loaded->info.name, loaded->info.architecture,
+              loaded->info.format, each.name);
+  }
   return std::shared_ptr<const loaded_model>(std::move(loaded));
 }
 

@@ -123,7 +123,7 @@ class running_engine final : public engine {
 
   const model_info& model() const noexcept override { return model_->info; }
   bool ready() const noexcept override {
-    return metrics_->executor_up.value() == 1 && !draining_.load() && healthy() && !device_lost() &&
+    return metrics_->executor_up.value() > 0 && !draining_.load() && healthy() && !device_lost() &&
            metrics_->non_finite_in_a_row.value() < non_finite_in_a_row_max;
   }
   bool healthy() const noexcept override { return !broken_->load() && !hangs_->load(); }
@@ -193,7 +193,9 @@ class running_engine final : public engine {
   }
 
   void spawn_actors() {
-    pages_ = std::make_shared<cache::kv_cache>(model_->kv_pages);
+    std::vector<int> pages;
+    for (const auto& each : model_->devices) pages.push_back(each.kv_pages);
+    pages_ = std::make_shared<cache::pools>(pages);
     board_ = std::make_shared<metrics_board>(metrics_, pages_, model_->info.name);
     handles_.cache_manager = spawn_cache_manager(*system_, pages_, metrics_);
     handles_.batcher = spawn_batcher(
@@ -271,7 +273,7 @@ class running_engine final : public engine {
   std::unique_ptr<caf::actor_system> owned_;
   caf::actor_system* system_ = nullptr;
   std::shared_ptr<const loaded_model> model_;
-  std::shared_ptr<cache::kv_cache> pages_;
+  std::shared_ptr<cache::pools> pages_;
   std::shared_ptr<metrics_board> board_;
   // Handles are plain pointers and stop() takes them away, so whoever sends holds the gate shared
   // while it reads them; stop() alone holds it for itself, for moments and never while it waits.

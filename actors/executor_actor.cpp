@@ -21,10 +21,7 @@ class executor_state : public executor_actor::base {
     set_exception_handler([](std::exception_ptr& thrown) { return what_of(thrown); });
     return {
         [this](const prepare_device&) { return prepare(); },
-        [this](const run_step& message) {
-          parts_.metrics->mailbox_executor.add(-1);
-          run(message);
-        },
+        [this](const run_step& message) { run(message); },
     };
   }
 
@@ -57,7 +54,7 @@ class executor_state : public executor_actor::base {
     parts_.metrics->step_gap.observe(std::max(0.0, std::chrono::duration<double>(gap).count()));
     idle_since_ = ended;
     tell(parts_.metrics->mailbox_batcher, parts_.batcher,
-         step_done{parts_.epoch,
+         step_done{parts_.device, parts_.epoch,
                    std::make_shared<const model::step_result>(std::move(outcome).value()),
                    ended - begun, ended});
   }

@@ -5,6 +5,7 @@
 namespace foretoken::actors {
 
 struct executor_parts {
+  int device = 0;
   std::uint64_t epoch = 0;
   device_factory make_device;
   batcher_actor batcher;

@@ -28,7 +28,7 @@ class metrics_state : public metrics_actor::base {
 }  // namespace
 
 metrics_board::metrics_board(std::shared_ptr<counters> values,
-                             std::shared_ptr<cache::kv_cache> pages,
+                             std::shared_ptr<cache::pools> pages,
                              std::string model_name)
     : values_(std::move(values)), pages_(std::move(pages)), model_name_(std::move(model_name)) {
   sample();

@@ -12,14 +12,14 @@ namespace foretoken::actors {
 class metrics_board {
  public:
   metrics_board(std::shared_ptr<counters> values,
-                std::shared_ptr<cache::kv_cache> pages,
+                std::shared_ptr<cache::pools> pages,
                 std::string model_name);
   std::string page();
   void sample();
 
  private:
   std::shared_ptr<counters> values_;
-  std::shared_ptr<cache::kv_cache> pages_;
+  std::shared_ptr<cache::pools> pages_;
   std::string model_name_;
   std::mutex mutex_;
   process_sample process_;

@@ -13,7 +13,7 @@ namespace foretoken::actors {
 
 struct options {
   std::filesystem::path model;         // .gguf file or Hugging Face folder
-  std::string device = "auto";         // auto, cpu, cuda or cuda:0 (gpu/devices.hpp)
+  std::string device = "auto";         // auto, cpu, cuda or cuda:0,1 (gpu/devices.hpp)
   std::filesystem::path gpu_library;   // empty = beside the program
   bool cpu_fallback = true;            // requests of a lost GPU move to the CPU
   std::string chat_template = "auto";  // auto = recognise the file's; or a family's name

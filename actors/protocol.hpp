@@ -13,6 +13,7 @@
 
 #include <caf/all.hpp>
 
+#include "actors/devices.hpp"
 #include "actors/options.hpp"
 #include "actors/request.hpp"
 #include "actors/request_book.hpp"
@@ -22,9 +23,6 @@
 
 namespace foretoken::actors {
 
-// Makes a fresh device for one executor, on the executor's own thread.
-using device_factory = std::function<result<std::unique_ptr<model::ops>>()>;
-
 // What a model loader brings: everything the other actors share, immutable.
 struct loaded_model {
   model::hyperparameters shape;
@@ -33,10 +31,9 @@ struct loaded_model {
   error chat_problem;  // why chat is none, when the file's template is unknown
   model_info info;
   std::uint64_t fingerprint = 0;
-  int kv_pages = 0;
-  device_factory make_device;
-  std::function<bool()> device_lost;  // for good: the process must end; may be empty
-  std::function<bool()> device_gone;  // ... and make_device() can only fail from now on
+  std::vector<prepared_device> devices;  // at least one; each has an executor
+  // All that it was to run on are lost for good: the process must end; may be empty.
+  std::function<bool()> device_lost;
 };
 
 // -- batcher
@@ -48,6 +45,7 @@ struct cancel_request {
 };
 struct cancel_every_request {};
 struct step_done {
+  int device = 0;
   std::uint64_t epoch = 0;  // the incarnation of the executor that ran it
   std::shared_ptr<const model::step_result> result;
   std::chrono::nanoseconds took{};
@@ -56,9 +54,10 @@ struct step_done {
 struct staging_due {};  // the running step is nearly done: time to plan the next one
 struct look_around {};  // time to see who has waited too long: for an executor, or for its step
 struct executor_lost {
+  int device = 0;
   std::uint64_t epoch = 0;
   bool ordered = false;   // killed by command: no request is to blame
-  bool for_good = false;  // no other will come up
+  bool for_good = false;  // no other will come up, here or on another device
 };
 
 // -- executor
@@ -103,9 +102,13 @@ struct model_loaded {
 };  // no model: why
 
 // -- supervisor
-struct restart_executor {};  // an operator's or a test's command: kill it, start anew
-struct executor_due {};      // the back-off is over
-struct await_executor {};    // answered when one is up, or when the first ones have failed in a row
+struct restart_executor {  // an operator's or a test's command: kill it, start anew
+  int device = 0;
+};
+struct executor_due {  // the back-off is over
+  int device = 0;
+};
+struct await_executor {};  // answered when one is up, or when the first ones have failed in a row
 struct start_outcome {
   bool up = false;
   std::string why;  // not up: the last failure
@@ -114,6 +117,7 @@ struct start_outcome {
 using executor_actor =
     caf::typed_actor<caf::replies_to<prepare_device>::with<device_ready>, caf::reacts_to<run_step>>;
 struct executor_up {
+  int device = 0;
   std::uint64_t epoch = 0;
   executor_actor executor;
 };

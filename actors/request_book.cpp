@@ -26,7 +26,7 @@ bool worth_sending(const token_event& out) {
 
 }  // namespace
 
-request_book::request_book(scheduler::batch_scheduler& plans,
+request_book::request_book(scheduler::device_plans& plans,
                            std::shared_ptr<const tokenizer::tokenizer> words,
                            counters& metrics,
                            book_limits limits)
@@ -65,7 +65,8 @@ void request_book::add(accepted_request added, time_point now) {
     auto sampling = std::make_shared<model::sampling_parameters>(request.sampling);
     sampling->seed = choice_seed(kept.what.seed, i);
     const auto added_status = plans_.add({kept.sequences[i], kept.what.space, kept.what.prompt,
-                                          std::move(sampling), kept.what.max_tokens, scored});
+                                          std::move(sampling), kept.what.max_tokens, scored},
+                                         kept.sequences.front());
     if (!added_status) {
       fail(id, added_status.error(), now);
       finish_if_done(id, now);
@@ -106,8 +107,8 @@ void request_book::fail_all(const error& failure, time_point now) {
   }
 }
 
-std::optional<model::micro_batch> request_book::plan(time_point now) {
-  auto batch = plans_.plan();
+std::optional<model::micro_batch> request_book::plan(int device, time_point now) {
+  auto batch = plans_.plan(device);
   if (batch) note_first_step(*batch, now);
   return batch;
 }
@@ -132,8 +133,8 @@ void request_book::note_first_step(const model::micro_batch& batch, time_point n
   metrics_.batch_tokens.observe(static_cast<double>(rows));
 }
 
-void request_book::complete(const model::step_result& done, time_point now) {
-  for (const auto& step : plans_.complete(done)) {
+void request_book::complete(int device, const model::step_result& done, time_point now) {
+  for (const auto& step : plans_.complete(device, done)) {
     const auto owner = owners_.find(step.id);
     if (owner == owners_.end()) continue;
     const auto [id, index] = owner->second;
@@ -244,9 +245,10 @@ void request_book::erase(request_map::iterator at) {
   requests_.erase(at);
 }
 
-void request_book::executor_lost(time_point now, bool ordered) {
-  without_executor_since_ = now;
-  for (const auto& suspect : plans_.device_lost(ordered)) {
+void request_book::executor_lost(int device, time_point now, bool ordered) {
+  const auto suspects = plans_.device_lost(device, ordered);
+  if (!plans_.any_up()) without_executor_since_ = now;
+  for (const auto& suspect : suspects) {
     if (!suspect.alone || suspect.deaths < limits_.crashes_max) continue;
     const auto owner = owners_.find(suspect.id);
     if (owner == owners_.end()) continue;
@@ -256,7 +258,8 @@ void request_book::executor_lost(time_point now, bool ordered) {
   }
 }
 
-void request_book::executor_up() {
+void request_book::executor_up(int device) {
+  plans_.device_up(device);
   without_executor_since_.reset();
   executor_wait_ = limits_.executor_wait_max;
 }

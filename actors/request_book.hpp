@@ -19,7 +19,7 @@
 #include "actors/request.hpp"
 #include "actors/terminal_promise.hpp"
 #include "base/counters.hpp"
-#include "scheduler/scheduler.hpp"
+#include "scheduler/device_plans.hpp"
 #include "scheduler/staging.hpp"
 
 namespace foretoken::actors {
@@ -46,7 +46,7 @@ struct book_limits {
 
 class request_book {
  public:
-  request_book(scheduler::batch_scheduler& plans,
+  request_book(scheduler::device_plans& plans,
                std::shared_ptr<const tokenizer::tokenizer> words,
                counters& metrics,
                book_limits limits);
@@ -57,15 +57,15 @@ class request_book {
   void cancel(request_id id, time_point now);
   void cancel_all(time_point now);
   void fail_all(const error& failure, time_point now);
-  std::optional<model::micro_batch> plan(time_point now);
+  std::optional<model::micro_batch> plan(int device, time_point now);
   // When the first of those in the last plan was accepted, if none of them was computed before;
   // else the beginning of time.
   time_point waited_since() const noexcept { return waited_since_; }
-  void complete(const model::step_result& done, time_point now);
+  void complete(int device, const model::step_result& done, time_point now);
   // `ordered`: it was killed by command, so no request is to blame. Otherwise a request fails when
-  // it was the only one running and has now met crashes_max deaths.
-  void executor_lost(time_point now, bool ordered = false);
-  void executor_up();
+  // it was the only one running there and has now met crashes_max deaths.
+  void executor_lost(int device, time_point now, bool ordered = false);
+  void executor_up(int device);
   // No executor will come up again: requests, those to come too, end at once.
   void expect_no_executor() { executor_wait_ = std::chrono::milliseconds(0); }
   // While no executor is up: ends every request that has waited for one as long as it may. Returns
@@ -113,7 +113,7 @@ class request_book {
   void emit(live_request& live, decltype(event::what) what);
   void note_first_step(const model::micro_batch& batch, time_point now);
 
-  scheduler::batch_scheduler& plans_;
+  scheduler::device_plans& plans_;
   std::shared_ptr<const tokenizer::tokenizer> words_;
   counters& metrics_;
   book_limits limits_;

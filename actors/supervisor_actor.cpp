@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "actors/supervisor_actor.hpp"
 
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "actors/executor_actor.hpp"
 #include "actors/mailbox.hpp"
@@ -19,7 +21,7 @@ class supervisor_state : public supervisor_actor::base {
   supervisor_state(caf::actor_config& config, supervisor_parts parts)
       : supervisor_actor::base(config),
         parts_(std::move(parts)),
-        restarts_(parts_.chosen->restart_backoff, parts_.chosen->restart_backoff_max) {}
+        children_(parts_.model->devices.size(), child(*parts_.chosen)) {}
 
   const char* name() const override { return "supervisor"; }
 
@@ -29,19 +31,20 @@ class supervisor_state : public supervisor_actor::base {
     if (parts_.tokenizer) monitor(parts_.tokenizer);
     set_down_handler([this](const caf::down_msg& down) { on_down(down); });
     set_exit_handler([this](const caf::exit_msg& exit) { on_stop(exit); });
-    start_executor();
+    for (int i = 0; i < devices(); ++i) start_executor(i);
     return {
-        [this](const restart_executor&) {
-          if (executor_) send_exit(executor_, caf::exit_reason::kill);
+        [this](const restart_executor& message) {
+          const auto& executor = child_of(message.device).executor;
+          if (executor) send_exit(executor, caf::exit_reason::kill);
         },
-        [this](const executor_due&) { start_executor(); },
+        [this](const executor_due& message) { start_executor(message.device); },
         [this](const await_executor&) { return await(); },
     };
   }
 
   void on_exit() override {
     answer({false, "the engine stopped"});
-    executor_ = nullptr;
+    for (child& each : children_) each.executor = nullptr;
     parts_.batcher = nullptr;
     parts_.tokenizer = nullptr;
     parts_.cache_manager = nullptr;
@@ -49,33 +52,55 @@ class supervisor_state : public supervisor_actor::base {
   }
 
  private:
-  void start_executor() {
+  // One device's executor, of which there may be none.
+  struct child {
+    explicit child(const options& chosen)
+        : restarts(chosen.restart_backoff, chosen.restart_backoff_max) {}
+    executor_actor executor;
+    std::uint64_t epoch = 0;
+    bool up = false;  // its device exists and the batcher knows it
+    restart_policy restarts;
+  };
+  child& child_of(int device) { return children_.at(static_cast<std::size_t>(device)); }
+  int devices() const noexcept { return static_cast<int>(children_.size()); }
+  void count_up() {
+    const auto up = std::count_if(children_.begin(), children_.end(),
+                                  [](const child& each) { return each.up; });
+    parts_.metrics->executor_up.set(up);
+  }
+
+  void start_executor(int device) {
     if (stopping_ || !parts_.batcher) return;
-    const auto epoch = ++epoch_;
-    executor_ =
-        spawn_executor(*this, {epoch, parts_.model->make_device, parts_.batcher, parts_.metrics},
-                       parts_.detached_executor);
-    request(executor_, device_timeout, prepare_device{})
-        .then([this, epoch](device_ready) { on_up(epoch); },
-              [this, epoch](const caf::error& why) {  // every other failure comes as its death
-                if (why == caf::sec::request_timeout && epoch == epoch_ && executor_)
-                  send_exit(executor_, why);
+    child& here = child_of(device);
+    const auto epoch = ++here.epoch;
+    const auto& make = parts_.model->devices.at(static_cast<std::size_t>(device)).make;
+    here.executor = spawn_executor(*this, {device, epoch, make, parts_.batcher, parts_.metrics},
+                                   parts_.detached_executor);
+    request(here.executor, device_timeout, prepare_device{})
+        .then([this, device, epoch](device_ready) { on_up(device, epoch); },
+              [this, device, epoch](const caf::error& why) {  // other failures come as its death
+                const child& asked = child_of(device);
+                if (why == caf::sec::request_timeout && epoch == asked.epoch && asked.executor)
+                  send_exit(asked.executor, why);
               });
   }
 
   // Nobody hears of an executor before its device exists.
-  void on_up(std::uint64_t epoch) {
-    if (epoch != epoch_ || !executor_ || !parts_.batcher || stopping_) return;
-    up_ = true;
-    restarts_.came_up(clock().now());
-    parts_.metrics->executor_up.set(1);
-    if (restarts_.deaths() > 0) log::info("supervisor", "an executor is up again");
-    tell(parts_.metrics->mailbox_batcher, parts_.batcher, executor_up{epoch, executor_});
+  void on_up(int device, std::uint64_t epoch) {
+    child& here = child_of(device);
+    if (epoch != here.epoch || !here.executor || !parts_.batcher || stopping_) return;
+    here.up = true;
+    here.restarts.came_up(clock().now());
+    count_up();
+    if (here.restarts.deaths() > 0) log::info("supervisor", "an executor is up again");
+    tell(parts_.metrics->mailbox_batcher, parts_.batcher,
+         executor_up{device, epoch, here.executor});
     answer({true, {}});
   }
 
   caf::result<start_outcome> await() {
-    if (up_) return start_outcome{true, {}};
+    const auto up = [](const child& each) { return each.up; };
+    if (std::any_of(children_.begin(), children_.end(), up)) return start_outcome{true, {}};
     waiting_.push_back(make_response_promise<start_outcome>());
     return waiting_.back();
   }
@@ -85,10 +110,15 @@ class supervisor_state : public supervisor_actor::base {
   }
 
   void on_down(const caf::down_msg& down) {
-    if (executor_ && down.source == executor_.address()) {
-      executor_ = nullptr;
-      parts_.metrics->executor_up.set(0);
-      if (!stopping_) return schedule_restart(down.reason);
+    const auto at = std::find_if(children_.begin(), children_.end(), [&](const child& each) {
+      return each.executor && down.source == each.executor.address();
+    });
+    if (at != children_.end()) {
+      at->executor = nullptr;
+      const bool was_up = std::exchange(at->up, false);
+      count_up();
+      const auto device = static_cast<int>(at - children_.begin());
+      if (!stopping_) return schedule_restart(device, was_up, down.reason);
     } else if (!stopping_) {
       log::error("supervisor", "an actor died: {}", system().render(down.reason));
       parts_.broken->store(true);
@@ -112,33 +142,61 @@ class supervisor_state : public supervisor_actor::base {
                                                : system().render(reason);
   }
 
-  void schedule_restart(const caf::error& reason) {
+  bool gone(int device) const {
+    const auto& asked = parts_.model->devices.at(static_cast<std::size_t>(device)).gone;
+    return asked && asked();
+  }
+  bool all_gone() const {
+    for (int i = 0; i < devices(); ++i) {
+      if (!gone(i)) return false;
+    }
+    return true;
+  }
+
+  void schedule_restart(int device, bool was_up, const caf::error& reason) {
+    child& here = child_of(device);
     if (!parts_.batcher) return;
     const bool ordered = reason == caf::exit_reason::kill;
-    const bool gone = parts_.model->device_gone && parts_.model->device_gone();
-    if (std::exchange(up_, false) || gone)
-      tell(parts_.metrics->mailbox_batcher, parts_.batcher, executor_lost{epoch_, ordered, gone});
-    parts_.metrics->executor_restarts.add();
-    const auto next = restarts_.died(clock().now(), ordered);
-    const auto why = ordered ? std::string("by command") : text_of(reason);
-    if (next.alarm) {
-      log::error("supervisor", "the executor died {} times in a row: {}", next.deaths, why);
-      answer({false, why});
+    const bool for_good = all_gone();
+    if (was_up || for_good) {
+      tell(parts_.metrics->mailbox_batcher, parts_.batcher,
+           executor_lost{device, here.epoch, ordered, for_good});
     }
-    log::warn("supervisor", "executor down ({}); a new one starts in {} ms", why,
-              next.wait.count());
-    delayed_send(this, next.wait, executor_due{});
+    parts_.metrics->executor_restarts.add();
+    const auto next = here.restarts.died(clock().now(), ordered);
+    const auto why = ordered ? std::string("by command") : text_of(reason);
+    if (for_good) answer({false, why});
+    if (gone(device)) {
+      log::error("supervisor", "device {} is lost until the process is started anew: {}", device,
+                 why);
+      return;
+    }
+    if (next.alarm) {
+      log::error("supervisor", "the executor of device {} died {} times in a row: {}", device,
+                 next.deaths, why);
+      if (nobody_comes()) answer({false, why});
+    }
+    log::warn("supervisor", "executor of device {} down ({}); a new one starts in {} ms", device,
+              why, next.wait.count());
+    delayed_send(this, next.wait, executor_due{device});
+  }
+
+  // Every executor has died so often that no other is to be expected soon.
+  bool nobody_comes() const {
+    return std::all_of(children_.begin(), children_.end(), [](const child& each) {
+      return each.restarts.deaths() >= restart_policy::alarm_deaths;
+    });
   }
 
   void on_stop(const caf::exit_msg& exit) {
     if (stopping_) return;
     stopping_ = true;
-    const auto end = [&](const auto& child) {
-      if (!child) return;
+    const auto end = [&](const auto& actor) {
+      if (!actor) return;
       ++awaited_;
-      send_exit(child, exit.reason);
+      send_exit(actor, exit.reason);
     };
-    end(executor_);
+    for (const child& each : children_) end(each.executor);
     end(parts_.tokenizer);
     end(parts_.batcher);
     end(parts_.cache_manager);
@@ -147,10 +205,7 @@ class supervisor_state : public supervisor_actor::base {
   }
 
   supervisor_parts parts_;
-  executor_actor executor_;
-  std::uint64_t epoch_ = 0;
-  bool up_ = false;  // its device exists and the batcher knows it
-  restart_policy restarts_;
+  std::vector<child> children_;  // one a device
   std::vector<caf::typed_response_promise<start_outcome>> waiting_;
   bool stopping_ = false;
   int awaited_ = 0;

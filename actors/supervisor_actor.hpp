@@ -18,8 +18,8 @@ struct supervisor_parts {
   bool detached_executor = true;              // false only under a test's coordinator
 };
 
-// The root of the tree: starts the executor, restarts it with back-off when it dies, tells the
-// batcher of both, and ends everybody in order when it is told to exit.
+// The root of the tree: starts an executor a device, restarts it with back-off when it dies, tells
+// the batcher of both, and ends everybody in order when it is told to exit.
 supervisor_actor spawn_supervisor(caf::actor_system& system, supervisor_parts parts);
 
 }  // namespace foretoken::actors

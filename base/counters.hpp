@@ -32,8 +32,7 @@ namespace foretoken {
   X(preemptions, "foretoken_preemptions_total", "", "Sequences preempted to be recomputed")       \
   X(recovered, "foretoken_requests_recovered_total", "",                                          \
     "Sequences replayed after an executor died")                                                  \
-  X(executor_restarts, "foretoken_executor_restarts_total", "executor=\"cpu0\"",                  \
-    "Executor restarts")                                                                          \
+  X(executor_restarts, "foretoken_executor_restarts_total", "", "Executor restarts")              \
   X(kv_saturated, "foretoken_kv_saturated_values_total", "",                                      \
     "Keys or values clamped to the f16 range")                                                    \
   X(non_finite_logits, "foretoken_non_finite_logits_total", "",                                   \
@@ -53,7 +52,7 @@ namespace foretoken {
   X(kv_pages_free, "foretoken_kv_pages", "state=\"free\"", "KV pages by state")                   \
   X(kv_pages_cached, "foretoken_kv_pages", "state=\"cached\"", "KV pages by state")               \
   X(kv_pages_used, "foretoken_kv_pages", "state=\"used\"", "KV pages by state")                   \
-  X(executor_up, "foretoken_executor_up", "executor=\"cpu0\"", "1 while the executor runs")       \
+  X(executor_up, "foretoken_executors_up", "", "Executors that run, one a device")                \
   X(non_finite_in_a_row, "foretoken_non_finite_requests_in_a_row", "",                            \
     "Requests in a row ended by logits that were not finite")                                     \
   X(draining, "foretoken_draining", "", "1 while the engine refuses new requests to stop")        \

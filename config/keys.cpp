@@ -13,7 +13,8 @@ void add_model_keys(std::vector<key>& out) {
   out.push_back(
       text("model.device",
            "auto: a GPU when one is there and the model fits it, else the CPU; or cpu; or "
-           "cuda or cuda:N for that GPU or a refusal. See foretoken devices.",
+           "cuda or cuda:N for that GPU or a refusal; cuda:0,1 for several, each with the model and "
+           "cache.kv_bytes of its own. See foretoken devices.",
            FORETOKEN_MEMBER(engine.device)));
   out.push_back(
       text("model.chat_template",

@@ -69,7 +69,7 @@ class linked_library final : public library {
     return std::unique_ptr<model::ops>(*std::move(made));
   }
 
-  bool lost() const noexcept override { return runtime::lost(); }
+  bool lost(int ordinal) const noexcept override { return runtime::lost(ordinal); }
 };
 
 }  // namespace

@@ -62,9 +62,9 @@ class library {
   // Called on the executor's own thread. Errors: exhausted, device.
   virtual result<std::unique_ptr<model::ops>> make_ops(std::shared_ptr<const weights> from,
                                                        const options& chosen) const = 0;
-  // True once a device reported an error after which no call to the driver can be trusted. All
-  // later calls fail with errc::device; only a new process can use the device again.
-  virtual bool lost() const noexcept = 0;
+  // True once this device reported an error after which no call for it can be trusted. All later
+  // ones fail with errc::device; only a new process can use the device again.
+  virtual bool lost(int ordinal) const noexcept = 0;
 };
 
 // Compared as text, library against program: release, interface, compiler, and the sizes of what

@@ -4,8 +4,9 @@
 // runtime_cuda.cpp on the device, runtime_host.cpp on the processor (with the kernels emulated), so
 // that everything above is tested without a GPU.
 //
-// Any failure but a full memory ends the device for this process: lost() stays true and no call
-// reaches the driver any more, not even to free what is held.
+// Any failure but a full memory ends its device for this process: lost() stays true and no call for
+// it reaches the driver any more, not even to free what is held. Other devices go on. A thread
+// works with one device, that of its last use_device(), else the first.
 
 #include <cstddef>
 #include <cstdint>
@@ -19,9 +20,14 @@
 
 namespace foretoken::gpu::runtime {
 
-bool lost() noexcept;
-error lose(std::string why);  // marks the device as lost; the error to return
-void find_again();            // runtime_host.cpp only: tests lose a device more than once
+inline constexpr int devices_max = 256;
+int device_of_thread() noexcept;
+void set_device_of_thread(int ordinal) noexcept;  // use_device()'s part that needs no driver
+
+bool lost() noexcept;  // the thread's device
+bool lost(int ordinal) noexcept;
+error lose(std::string why);  // marks the thread's device as lost; the error to return
+void find_again();            // tests lose devices more than once
 
 result<std::vector<device_facts>> list_devices();
 // Makes `ordinal` the device of this thread. Needed once a thread.
@@ -48,6 +54,7 @@ class buffer {
 
  private:
   place where_ = place::device;
+  int ordinal_ = device_of_thread();  // freed by any thread
   std::byte* data_ = nullptr;
   std::size_t bytes_ = 0;
 };

@@ -3,15 +3,12 @@
 // means.
 #include <cuda_runtime.h>
 
-#include <atomic>
 #include <utility>
 
 #include "gpu/runtime.hpp"
 
 namespace foretoken::gpu::runtime {
 namespace {
-
-std::atomic<bool> lost_flag{false};
 
 error gone() {
   return {errc::device, "the device is lost until the process is started anew"};
@@ -38,14 +35,6 @@ std::string version_text(int version) {
 }
 
 }  // namespace
-
-bool lost() noexcept {
-  return lost_flag.load(std::memory_order_relaxed);
-}
-error lose(std::string why) {
-  lost_flag.store(true);
-  return {errc::device, std::move(why)};
-}
 
 result<std::vector<device_facts>> list_devices() {
   if (lost()) return gone();
@@ -83,6 +72,7 @@ result<std::vector<device_facts>> list_devices() {
 }
 
 status use_device(int ordinal) {
+  set_device_of_thread(ordinal);
   if (lost()) return gone();
   FORETOKEN_TRY(checked("choosing the device", cudaSetDevice(ordinal)));
   // The executor's thread has nothing else to do while its step runs, and sees the end sooner.
@@ -133,16 +123,18 @@ result<buffer> buffer::take(place where, std::size_t bytes) {
 }
 buffer::buffer(buffer&& other) noexcept
     : where_(other.where_),
+      ordinal_(other.ordinal_),
       data_(std::exchange(other.data_, nullptr)),
       bytes_(std::exchange(other.bytes_, 0)) {}
 buffer& buffer::operator=(buffer&& other) noexcept {
   std::swap(where_, other.where_);
+  std::swap(ordinal_, other.ordinal_);
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
   return *this;
 }
 buffer::~buffer() {
-  if (data_ == nullptr || lost()) return;
+  if (data_ == nullptr || lost(ordinal_)) return;
   const auto code = where_ == place::pinned ? cudaFreeHost(data_) : cudaFree(data_);
   static_cast<void>(checked("freeing memory", code));
 }

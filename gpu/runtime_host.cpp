@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The runtime on the processor: memory is memory, queued work is done at once. Freed and oversized
 // accesses are the address sanitizer's to find.
-#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -10,37 +9,29 @@
 
 namespace foretoken::gpu::runtime {
 namespace {
-std::atomic<bool> lost_flag{false};
+constexpr int emulated_devices = 2;
 constexpr std::size_t alignment = 256;
 error gone() {
   return {errc::device, "the device is lost"};
 }
 }  // namespace
 
-bool lost() noexcept {
-  return lost_flag.load();
-}
-error lose(std::string why) {
-  lost_flag.store(true);
-  return {errc::device, std::move(why)};
-}
-// For tests, which lose a device more than once in a process.
-void find_again() {
-  lost_flag.store(false);
-}
-
 result<std::vector<device_facts>> list_devices() {
-  device_facts only;
-  only.name = "emulated";
-  only.major = 9;
-  only.multiprocessors = 4;
-  only.memory_bytes = only.memory_free_bytes = 1u << 30;
-  return std::vector<device_facts>{only};
+  device_facts one;
+  one.name = "emulated";
+  one.major = 9;
+  one.multiprocessors = 4;
+  one.memory_bytes = one.memory_free_bytes = 1u << 30;
+  std::vector<device_facts> out(emulated_devices, one);
+  for (int i = 0; i < emulated_devices; ++i) out[static_cast<std::size_t>(i)].ordinal = i;
+  return out;
 }
 status use_device(int ordinal) {
-  if (lost()) return gone();
-  if (ordinal == 0) return {};
-  return error{errc::not_found, "no such device", "model.device"};
+  if (ordinal < 0 || ordinal >= emulated_devices) {
+    return error{errc::not_found, "no such device", "model.device"};
+  }
+  set_device_of_thread(ordinal);
+  return lost() ? status(gone()) : status();
 }
 result<memory_state> device_memory() {
   return memory_state{1u << 30, 1u << 30};
@@ -65,10 +56,12 @@ result<buffer> buffer::take(place where, std::size_t bytes) {
 }
 buffer::buffer(buffer&& other) noexcept
     : where_(other.where_),
+      ordinal_(other.ordinal_),
       data_(std::exchange(other.data_, nullptr)),
       bytes_(std::exchange(other.bytes_, 0)) {}
 buffer& buffer::operator=(buffer&& other) noexcept {
   std::swap(where_, other.where_);
+  std::swap(ordinal_, other.ordinal_);
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
   return *this;

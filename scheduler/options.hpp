@@ -4,6 +4,7 @@
 namespace foretoken::scheduler {
 
 struct options {
+  // All of each device by itself.
   int sequences_max = 64;     // running at once; the others wait
   int waiting_max = 1024;     // sequences that may wait; more are refused
   int step_tokens_max = 512;  // rows of one micro-batch

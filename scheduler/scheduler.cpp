@@ -348,6 +348,14 @@ std::vector<suspect> batch_scheduler::device_lost(bool ordered) {
   return out;
 }
 
+std::vector<std::unique_ptr<sequence>> batch_scheduler::take_waiting() {
+  return state_->book.take_waiting();
+}
+
+void batch_scheduler::adopt(std::unique_ptr<sequence> moved) {
+  state_->book.adopt(std::move(moved));
+}
+
 int batch_scheduler::cached_tokens(sequence_id id) const {
   const sequence* one = state_->book.find(id);
   return one == nullptr ? 0 : one->cached_tokens;

@@ -38,7 +38,10 @@ struct new_sequence {
   std::shared_ptr<const model::sampling_parameters> sampling;
   int max_tokens = 1;  // 0 = compute (and score) the prompt only; prompt + max_tokens <= context
   bool score_prompt = false;  // echo with logprobs: every prompt position is computed and scored
+  std::uint64_t arrival = 0;  // rises with each, over all schedulers between which sequences move
 };
+
+struct sequence;  // sequences.hpp
 
 // What a finished step brought one sequence.
 struct progress {
@@ -86,6 +89,12 @@ class batch_scheduler {
   // of the micro-batch that was running, the oldest in flight; staged ones never ran and are not
   // among them. `ordered`: it was killed by command, so nobody is suspected.
   std::vector<suspect> device_lost(bool ordered = false);
+
+  // Takes out everybody who waits, oldest first: without pages, and in no micro-batch in flight.
+  std::vector<std::unique_ptr<sequence>> take_waiting();
+  // One that another scheduler gave up. It is computed again from its tokens, as after a loss; no
+  // bound refuses it. REQUIRES arrivals that were given to all of both schedulers' sequences.
+  void adopt(std::unique_ptr<sequence> moved);
 
   // Prompt tokens that needed no computing when the sequence was first admitted.
   int cached_tokens(sequence_id id) const;

@@ -32,7 +32,8 @@ sequence& sequence_book::add(new_sequence added) {
   auto made = std::make_unique<sequence>();
   made->tokens = *added.prompt;
   made->asked = std::move(added);
-  made->order = next_order_++;
+  made->order = std::max(next_order_, made->asked.arrival);
+  next_order_ = made->order + 1;
   sequence& one = *made;
   waiting_.emplace(one.order, &one);
   all_.emplace(one.asked.id, std::move(made));
@@ -43,6 +44,25 @@ void sequence_book::erase(sequence& gone) {
   waiting_.erase(gone.order);
   running_.erase(gone.order);
   all_.erase(gone.asked.id);
+}
+
+std::vector<std::unique_ptr<sequence>> sequence_book::take_waiting() {
+  std::vector<std::unique_ptr<sequence>> out;
+  for (const auto& [order, one] : waiting_) {
+    const auto at = all_.find(one->asked.id);
+    out.push_back(std::move(at->second));
+    all_.erase(at);
+  }
+  waiting_.clear();
+  return out;
+}
+
+void sequence_book::adopt(std::unique_ptr<sequence> moved) {
+  sequence& one = *moved;
+  one.blocker_tokens = 0;  // who computes the same prefix is a matter of this book
+  next_order_ = std::max(next_order_, one.order + 1);
+  waiting_.emplace(one.order, &one);
+  all_.emplace(one.asked.id, std::move(moved));
 }
 
 void sequence_book::move(sequence& one, bool to_running) {

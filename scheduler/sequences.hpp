@@ -80,6 +80,8 @@ class sequence_book {
   sequence* find(sequence_id id) const;
   sequence& add(new_sequence added);
   void erase(sequence& gone);
+  std::vector<std::unique_ptr<sequence>> take_waiting();
+  void adopt(std::unique_ptr<sequence> moved);
   // Every sequence that has not ended is in one of these, by age.
   const std::map<std::uint64_t, sequence*>& waiting() const noexcept { return waiting_; }
   const std::map<std::uint64_t, sequence*>& running() const noexcept { return running_; }

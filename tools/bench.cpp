@@ -158,10 +158,10 @@ result<std::unique_ptr<model::ops>> make_device(config::settings all, const benc
   all.engine.scheduler.step_tokens_max = all.engine.cpu.rows_max;
   all.engine.memory_bytes_max = 0;
   auto prepared =
-      actors::choose_device(**file, all.engine, std::make_shared<counters>(),
-                            [&](auto done, auto total) { bar.show("packing", done, total); });
+      actors::choose_devices(**file, all.engine, std::make_shared<counters>(),
+                             [&](auto done, auto total) { bar.show("packing", done, total); });
   if (!prepared) return std::move(prepared).error();
-  return prepared->make();
+  return prepared->all.front().make();
 }
 
 int run_device(const bench_flags& flags) {

@@ -167,6 +167,31 @@ TEST_CASE("engine: executors killed in mid-stream change no byte") {
   for (const auto& [id, text] : all) CHECK(sink->text(id) == text);
 }
 
+TEST_CASE("engine: streams survive executors that die on three devices, and say the same") {
+  options chosen;
+  chosen.restart_backoff = chosen.restart_backoff_max = 1ms;
+  testing::lost_flags devices;
+  for (int i = 0; i < 3; ++i) devices.push_back(std::make_shared<std::atomic<bool>>(false));
+  auto running = actors::start(chosen, testing::fake_model_on(devices, 512), nullptr);
+  REQUIRE(running);
+  auto sink = std::make_shared<testing::recorder>();
+  std::mt19937 random(5);
+  std::vector<std::pair<request_id, std::string>> all;
+  for (int i = 0; i < 60; ++i) {
+    const auto prompt = "stream " + std::to_string(i);
+    all.emplace_back(*(*running)->submit(ask(prompt, 300), sink),
+                     testing::expected_text(prompt, 300));
+    caf::anon_send(handles_of(**running).supervisor,
+                   restart_executor{static_cast<int>(random() % 3)});
+    std::this_thread::sleep_for(std::chrono::microseconds(random() % 2000));
+    if (i == 30) devices[2]->store(true);  // its next death is its last
+  }
+  REQUIRE(sink->wait(60));
+  for (const auto& [id, text] : all) CHECK(sink->text(id) == text);
+  while (!(*running)->ready()) std::this_thread::sleep_for(1ms);
+  CHECK((*running)->metrics().executor_up.value() <= 2);
+}
+
 TEST_CASE(
     "engine: a device that comes up late is ready only then; one that never does is an error") {
   options chosen;

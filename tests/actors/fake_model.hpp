@@ -159,13 +159,27 @@ inline std::shared_ptr<const loaded_model> fake_model(
   made->info.name = "fake";
   made->info.context = made->shape.context;
   made->info.vocabulary = vocabulary;
-  made->kv_pages = pages;
-  made->device_gone = std::move(gone);
-  made->make_device = [pages, steps_left, failures_left]() -> result<std::unique_ptr<model::ops>> {
+  const auto make = [pages, steps_left, failures_left]() -> result<std::unique_ptr<model::ops>> {
     if (failures_left && failures_left->fetch_sub(1) > 0)
       return error{errc::device, "no such device"};
     return std::unique_ptr<model::ops>(std::make_unique<fake_device>(pages, steps_left));
   };
+  made->devices.push_back({"fake", pages, make, std::move(gone)});
+  return made;
+}
+
+// The same on several devices, each of which is lost for good once its flag says so.
+using lost_flags = std::vector<std::shared_ptr<std::atomic<bool>>>;
+inline std::shared_ptr<const loaded_model> fake_model_on(const lost_flags& lost, int pages = 64) {
+  auto made = std::make_shared<loaded_model>(*fake_model(pages));
+  made->devices.clear();
+  for (const auto& flag : lost) {
+    const auto make = [pages, flag]() -> result<std::unique_ptr<model::ops>> {
+      if (flag->load()) return error{errc::device, "lost"};
+      return std::unique_ptr<model::ops>(std::make_unique<fake_device>(pages, nullptr));
+    };
+    made->devices.push_back({"fake", pages, make, [flag] { return flag->load(); }});
+  }
   return made;
 }
 

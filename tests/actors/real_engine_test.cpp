@@ -7,6 +7,7 @@
 
 #include <doctest/doctest.h>
 
+#include "actors/devices.hpp"
 #include "actors/engine.hpp"
 #include "actors/handles.hpp"
 #include "fake_model.hpp"
@@ -102,6 +103,37 @@ TEST_CASE("real engine: the executor killed 100 times in mid-stream changes no b
   }
   MESSAGE("executors restarted in mid-stream: " << restarts());
   CHECK(running->stats().pages_used == 0);
+}
+
+TEST_CASE("real engine: two devices share the requests, one dies again and again, the same bytes") {
+  options chosen;
+  chosen.model = model_path();
+  chosen.cpu.kv_bytes = 128u << 20;
+  chosen.restart_backoff = chosen.restart_backoff_max = 1ms;
+  auto one = prepare_model(chosen, std::make_shared<counters>(), {});
+  REQUIRE(one);
+  auto both = std::make_shared<loaded_model>(**one);
+  both->devices.push_back(both->devices.front());
+  std::vector<std::string> undisturbed;
+  {
+    auto running = actors::start(chosen, *one, nullptr);
+    REQUIRE(running);
+    for (std::size_t i = 0; i < prompts.size(); ++i) {
+      undisturbed.push_back(alone(**running, ask(prompts[i], 60, i)));
+    }
+  }
+  auto running = actors::start(chosen, both, nullptr);
+  REQUIRE(running);
+  while ((*running)->metrics().executor_up.value() < 2) std::this_thread::sleep_for(1ms);
+  auto sink = std::make_shared<testing::recorder>();
+  std::vector<request_id> ids;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    ids.push_back(*(*running)->submit(ask(prompts[i], 60, i), sink));
+  }
+  kill_while_streaming(**running, *sink);
+  for (std::size_t i = 0; i < prompts.size(); ++i) CHECK(sink->text(ids[i]) == undisturbed[i]);
+  CHECK((*running)->stats().executor_restarts > 0);
+  CHECK((*running)->stats().pages_used == 0);
 }
 
 TEST_CASE("real engine: the same bytes alone, in a batch, cached, and under memory pressure") {

@@ -19,7 +19,7 @@ struct bench {
                  std::vector<testing::poison> poisons_ = {},
                  scheduler::options chosen = {},
                  int crashes_max = 3)
-      : books(pages),
+      : books(std::vector<int>{pages}),
         plans(chosen, books),
         book(plans, testing::fake_words(), metrics, {.crashes_max = crashes_max}),
         poisons(std::move(poisons_)) {
@@ -27,7 +27,7 @@ struct bench {
   }
 
   void new_device() {
-    device = std::make_unique<testing::fake_device>(books.pages(), nullptr, poisons);
+    device = std::make_unique<testing::fake_device>(books.of(0).pages(), nullptr, poisons);
   }
 
   request_id add(const std::string& prompt, generate_request request) {
@@ -46,11 +46,11 @@ struct bench {
     return request_id{last};
   }
   bool step() {
-    const auto batch = book.plan({});
+    const auto batch = book.plan(0, {});
     if (!batch) return false;
     const auto done = model::forward(*device, *batch);
     REQUIRE(done);
-    book.complete(*done, {});
+    book.complete(0, *done, {});
     book.deliver();
     return true;
   }
@@ -58,16 +58,16 @@ struct bench {
   void run_with_deaths() {
     std::deque<model::micro_batch> flying;
     for (int i = 0; i < 20000; ++i) {
-      while (auto batch = book.plan({})) flying.push_back(std::move(*batch));
+      while (auto batch = book.plan(0, {})) flying.push_back(std::move(*batch));
       if (flying.empty()) return;
       if (auto done = model::forward(*device, flying.front())) {
         flying.pop_front();
-        book.complete(*done, {});
+        book.complete(0, *done, {});
       } else {
         ++deaths;
         flying.clear();
         new_device();
-        book.executor_lost({});
+        book.executor_lost(0, {});
       }
       book.deliver();
     }
@@ -80,8 +80,8 @@ struct bench {
 
   std::shared_ptr<counters> shared_metrics = std::make_shared<counters>();
   counters& metrics = *shared_metrics;
-  cache::kv_cache books;
-  scheduler::batch_scheduler plans;
+  cache::pools books;
+  scheduler::device_plans plans;
   std::shared_ptr<testing::recorder> sink = std::make_shared<testing::recorder>();
   request_book book;
   std::vector<testing::poison> poisons;
@@ -149,14 +149,14 @@ TEST_CASE(
   const auto in_a_row = [&] { return b.metrics.non_finite_in_a_row.value(); };
   for (int i = 1; i <= 3; ++i) {
     b.add("poison", tokens(10));
-    const auto batch = b.book.plan({});
+    const auto batch = b.book.plan(0, {});
     REQUIRE(batch);
     model::step_result done;
     done.step = batch->step;
     done.slices.resize(1);
     done.slices[0].sequence = batch->slices[0].sequence;
     done.slices[0].next.non_finite = true;
-    b.book.complete(done, {});
+    b.book.complete(0, done, {});
     b.book.deliver();
     CHECK(b.sink->terminal() == i);
     const auto last = b.sink->events().back();
@@ -234,9 +234,9 @@ TEST_CASE("request_book: an executor lost at any step changes no byte") {
     const auto one = b.add("first prompt", tokens(10));
     const auto two = b.add("second prompt", tokens(10));
     for (int i = 0; i < at; ++i) b.step();
-    const auto lost = b.book.plan({});
+    const auto lost = b.book.plan(0, {});
     b.device = std::make_unique<testing::fake_device>(64, nullptr);
-    b.book.executor_lost({});
+    b.book.executor_lost(0, {});
     b.book.deliver();
     b.run();
     CHECK(b.sink->text(one) == testing::expected_text("first prompt", 10));
@@ -249,13 +249,13 @@ TEST_CASE("request_book: a request that kills the executor every time fails alon
   bench b;
   b.add("poison", tokens(10));
   for (int i = 0; i < 3; ++i) {
-    REQUIRE(b.book.plan({}));
-    b.book.executor_lost({});
+    REQUIRE(b.book.plan(0, {}));
+    b.book.executor_lost(0, {});
   }
   b.book.deliver();
   CHECK(b.sink->terminal() == 1);
   CHECK(std::holds_alternative<error_event>(b.sink->events().back().what));
-  CHECK_FALSE(b.book.plan({}));
+  CHECK_FALSE(b.book.plan(0, {}));
 }
 
 TEST_CASE("request_book: innocents beside a poison lose nothing, and the poison fails") {
@@ -299,13 +299,13 @@ TEST_CASE("request_book: two poisons fail, each by its own deaths") {
 TEST_CASE("request_book: a staged micro-batch that never ran is not to blame") {
   bench b;
   const auto one = b.add("first", tokens(5));
-  REQUIRE(b.book.plan({}));
+  REQUIRE(b.book.plan(0, {}));
   const auto two = b.add("second", tokens(5));
   for (int death = 0; death < 10; ++death) {
     CAPTURE(death);
-    while (b.book.plan({})) {
+    while (b.book.plan(0, {})) {
     }
-    b.book.executor_lost({});
+    b.book.executor_lost(0, {});
     b.book.deliver();
     if (b.sink->terminal() == 0) continue;
     CHECK(failure_of(b, one) == errc::device);
@@ -342,9 +342,9 @@ TEST_CASE("request_book: deaths without a cause fail nobody who comes further be
   innocents others;
   others.add(b, 8, 60);
   for (int round = 0; round < 30; ++round) {
-    const auto ran = b.book.plan({});
+    const auto ran = b.book.plan(0, {});
     if (!ran) break;
-    b.book.executor_lost({});
+    b.book.executor_lost(0, {});
     b.new_device();
     for (int i = 0; i < 40; ++i) b.step();  // every suspect gets past its point
   }

@@ -44,10 +44,13 @@ struct world {
   explicit world(std::shared_ptr<std::atomic<int>> steps_left = nullptr,
                  std::shared_ptr<std::atomic<int>> failures_left = nullptr,
                  std::function<bool()> gone = {})
-      : system(config), time(static_cast<caf::scheduler::test_coordinator&>(system.scheduler())) {
-    model =
-        testing::fake_model(64, std::move(steps_left), std::move(failures_left), std::move(gone));
-    pages = std::make_shared<cache::kv_cache>(64);
+      : world(testing::fake_model(
+            64, std::move(steps_left), std::move(failures_left), std::move(gone))) {}
+  explicit world(std::shared_ptr<const loaded_model> prepared)
+      : system(config),
+        time(static_cast<caf::scheduler::test_coordinator&>(system.scheduler())),
+        model(std::move(prepared)) {
+    pages = std::make_shared<cache::pools>(std::vector<int>(model->devices.size(), 64));
     cache_manager = spawn_cache_manager(system, pages, metrics);
     batcher = spawn_batcher(system, {model, pages, metrics, chosen, cache_manager, hangs});
     supervisor = spawn_supervisor(system, {model, chosen, metrics, batcher, tokenizer_actor{},
@@ -97,7 +100,7 @@ struct world {
   std::shared_ptr<std::atomic<bool>> broken = std::make_shared<std::atomic<bool>>(false);
   std::shared_ptr<std::atomic<bool>> hangs = std::make_shared<std::atomic<bool>>(false);
   std::shared_ptr<const loaded_model> model;
-  std::shared_ptr<cache::kv_cache> pages;
+  std::shared_ptr<cache::pools> pages;
   std::shared_ptr<testing::recorder> sink = std::make_shared<testing::recorder>();
   cache_manager_actor cache_manager;
   batcher_actor batcher;
@@ -194,7 +197,7 @@ TEST_CASE("batcher: a step that does not come back ends the requests, and its re
   world w;
   const auto taken = std::make_shared<taken_batches::element_type>();
   const executor_actor hanging = w.system.spawn<hanging_executor>(taken);
-  caf::anon_send(w.batcher, executor_up{99, hanging});
+  caf::anon_send(w.batcher, executor_up{0, 99, hanging});
   w.submit_text("hello", 12);
   w.time.run();
   REQUIRE(taken->size() == 1);
@@ -209,7 +212,8 @@ TEST_CASE("batcher: a step that does not come back ends the requests, and its re
   testing::fake_device device(64, nullptr);
   auto late = model::forward(device, *taken->front());
   REQUIRE(late);
-  caf::anon_send(w.batcher, step_done{99, std::make_shared<const model::step_result>(*late), {}});
+  caf::anon_send(w.batcher,
+                 step_done{0, 99, std::make_shared<const model::step_result>(*late), {}});
   w.time.run();
   CHECK_FALSE(w.hangs->load());
   CHECK(w.metrics->executor_up.value() == 1);
@@ -224,7 +228,7 @@ namespace {
 // An executor in the test's hands: steps last as long as the test says.
 struct by_hand {
   explicit by_hand(world& in) : w(in) {
-    caf::anon_send(w.batcher, executor_up{99, w.system.spawn<hanging_executor>(taken)});
+    caf::anon_send(w.batcher, executor_up{0, 99, w.system.spawn<hanging_executor>(taken)});
     w.time.run();
   }
   std::size_t steps() const { return taken->size(); }
@@ -235,7 +239,7 @@ struct by_hand {
     caf::anon_send(
         w.batcher,
         step_done{
-            99, std::make_shared<const model::step_result>(*done), {}, w.system.clock().now()});
+            0, 99, std::make_shared<const model::step_result>(*done), {}, w.system.clock().now()});
     w.time.run();
   }
 
@@ -347,4 +351,66 @@ TEST_CASE("supervisor: a stop after an actor has died still ends") {
   self->monitor(w.supervisor);
   self->receive([&](const caf::down_msg&) { down = true; }, caf::after(0ms) >> [] {});
   CHECK(down);
+}
+
+namespace {
+
+testing::lost_flags flags(int count) {
+  testing::lost_flags out;
+  for (int i = 0; i < count; ++i) out.push_back(std::make_shared<std::atomic<bool>>(false));
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("supervisor: every device has an executor, and requests go to all of them") {
+  world w(testing::fake_model_on(flags(3)));
+  CHECK(w.metrics->executor_up.value() == 3);
+  std::vector<request_id> ids;
+  for (int i = 0; i < 6; ++i) ids.push_back(w.submit_text("hello " + std::to_string(i), 12));
+  for (int i = 0; i < 12; ++i) w.time.run_once();
+  for (int i = 0; i < 3; ++i) CHECK(w.pages->of(i).counts().used > 0);
+  w.time.run();
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    CHECK(w.sink->text(ids[i]) == testing::expected_text("hello " + std::to_string(i), 12));
+  }
+  CHECK(w.pages->counts().used == 0);
+}
+
+TEST_CASE("supervisor: a dead executor's requests go on at another device, without a wait") {
+  world w(testing::fake_model_on(flags(2)));
+  std::vector<request_id> ids;
+  for (int i = 0; i < 6; ++i) ids.push_back(w.submit_text("hello " + std::to_string(i), 40));
+  for (int i = 0; i < 40; ++i) w.time.run_once();
+  CHECK(w.pages->of(1).counts().used > 0);
+  caf::anon_send(w.supervisor, restart_executor{1});
+  w.time.run();  // no time passes, so it has no successor
+  CHECK(w.metrics->executor_up.value() == 1);
+  CHECK(w.sink->terminal() == 6);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    CHECK(w.sink->text(ids[i]) == testing::expected_text("hello " + std::to_string(i), 40));
+  }
+  CHECK(w.metrics->recovered.value() > 0);
+  w.pass(10ms);
+  CHECK(w.metrics->executor_up.value() == 2);
+}
+
+TEST_CASE("supervisor: a device that is lost for good is not tried again; the last one ends all") {
+  const auto lost = flags(2);
+  world w(testing::fake_model_on(lost));
+  lost[0]->store(true);
+  caf::anon_send(w.supervisor, restart_executor{0});
+  w.time.run();
+  for (int i = 0; i < 5; ++i) w.pass(1s);
+  CHECK(w.metrics->executor_restarts.value() == 1);
+  const auto id = w.submit_text("hello", 12);
+  w.time.run();
+  CHECK(w.sink->text(id) == testing::expected_text("hello", 12));
+  w.submit_text("goodbye", 400);
+  for (int i = 0; i < 20; ++i) w.time.run_once();
+  lost[1]->store(true);
+  caf::anon_send(w.supervisor, restart_executor{1});
+  w.time.run();
+  CHECK(w.sink->terminal() == 2);
+  CHECK(std::holds_alternative<error_event>(w.sink->events().back().what));
 }

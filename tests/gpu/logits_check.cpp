@@ -233,7 +233,9 @@ result<actors::prepared_device> prepare(const model::model_file& file,
   if (codes_kept()) chosen.cpu.kv = cpu::kv_type::int8;
   const char* form = std::getenv("FORETOKEN_CHECK_WEIGHTS");
   if (form != nullptr && std::string(form) == "file") chosen.gpu.weights = gpu::weight_mode::file;
-  return actors::choose_device(file, chosen, std::make_shared<counters>(), {});
+  auto made = actors::choose_devices(file, chosen, std::make_shared<counters>(), {});
+  if (!made) return std::move(made).error();
+  return std::move(made->all.front());
 }
 
 json check_file(const char* device,

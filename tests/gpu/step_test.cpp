@@ -3,6 +3,7 @@
 // device.
 #include <algorithm>
 #include <numeric>
+#include <thread>
 
 #include "base/counters.hpp"
 #include "gpu/runtime.hpp"
@@ -206,11 +207,31 @@ TEST_CASE("gpu step: a lost device refuses everything afterwards") {
   const auto failed = model::forward(here.ops(), batch);
   REQUIRE_FALSE(failed);
   CHECK(failed.error().code == errc::device);
-  CHECK(gpu::linked().lost());
+  CHECK(gpu::linked().lost(0));
   CHECK_FALSE(model::forward(here.ops(), batch));
   const auto again = gpu::linked().prepare_weights(file, chosen, {});
   REQUIRE_FALSE(again);
   CHECK(again.error().code == errc::device);
+  gpu::runtime::find_again();
+}
+
+TEST_CASE("gpu step: a lost device leaves another as it was") {
+  made_model file(made_shape());
+  auto first = test::gpu_options();
+  first.fail_at_step = 1;
+  auto second = test::gpu_options();
+  second.device = 1;
+  const auto batch = test::batch_of({device::slice(file.tokens(3), pages_from(0, 1), 0, 3)});
+  std::thread([&] {
+    gpu_device here(file, first);
+    CHECK_FALSE(model::forward(here.ops(), batch));
+  }).join();
+  CHECK(gpu::linked().lost(0));
+  CHECK_FALSE(gpu::linked().lost(1));
+  std::thread([&] {
+    gpu_device here(file, second);
+    CHECK(model::forward(here.ops(), batch));
+  }).join();
   gpu::runtime::find_again();
 }
 
