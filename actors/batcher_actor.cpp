@@ -51,7 +51,7 @@ class batcher_state : public batcher_actor::base {
           here.moved = clock_now();
           parts_.metrics->step_time.observe(std::chrono::duration<double>(message.took).count());
           if (!plans_.ready(message.device)) here.staging.nobody(message.ended);
-          here.staging.ended(message.ended);
+          here.staging.ended(message.result->step, message.ended);
           book_.complete(message.device, *message.result, clock_now());
           advance();
         },
@@ -60,7 +60,8 @@ class batcher_state : public batcher_actor::base {
           seat& here = seat_of(message.device);
           here.epoch = message.epoch;
           here.executor = message.executor;
-          book_.executor_up(message.device);
+          here.staging.set_flights(message.flights, parts_.chosen->scheduler.beside_rows_max);
+          book_.executor_up(message.device, message.flights);
           advance();
         },
         [this](const executor_lost& message) {
@@ -123,9 +124,10 @@ class batcher_state : public batcher_actor::base {
     if (plans_.in_flight(device) == 1) here.moved = now;
     const auto since = book_.waited_since();
     const int rows = model::rows_of(*batch);
+    const auto step = batch->step;
     caf::anon_send(here.executor,
                    run_step{std::make_shared<const model::micro_batch>(*std::move(batch)), since});
-    here.staging.sent(rows, since, clock_now());
+    here.staging.sent(step, rows, since, clock_now());
     return true;
   }
 

@@ -2,6 +2,8 @@
 #include "actors/executor_actor.hpp"
 
 #include <algorithm>
+#include <deque>
+#include <vector>
 
 #include "actors/mailbox.hpp"
 #include "base/assert.hpp"
@@ -21,42 +23,98 @@ class executor_state : public executor_actor::base {
     set_exception_handler([](std::exception_ptr& thrown) { return what_of(thrown); });
     return {
         [this](const prepare_device&) { return prepare(); },
-        [this](const run_step& message) { run(message); },
+        [this](const run_step& message) {
+          waiting_.push_back(message);
+          start_waiting();
+        },
+        [this](const look_at_flights&) {
+          looking_ = false;
+          for (place& each : places_) {
+            if (each.batch && each.device->done()) finish(each);
+          }
+          start_waiting();
+        },
     };
   }
 
   void on_exit() override {
     parts_.batcher = nullptr;
-    device_.reset();
+    while (!places_.empty()) places_.pop_back();  // the first has the pages of all
   }
 
  private:
+  // For one step at a time; as many as the device runs beside each other.
+  struct place {
+    std::unique_ptr<model::ops> device;
+    std::shared_ptr<const model::micro_batch> batch;  // of the step under way
+    model::step_result result;
+    time_point begun{};
+  };
+
   // Not in the constructor: this runs on the executor's own thread.
   caf::result<device_ready> prepare() {
     auto made = parts_.make_device();
     if (!made) return die(made.error());
-    device_ = std::move(made).value();
+    const int flights = (*made)->flights();
+    places_.resize(static_cast<std::size_t>(flights));
+    places_.front().device = std::move(made).value();
+    for (std::size_t i = 1; i < places_.size(); ++i) {
+      auto another = places_.front().device->beside();
+      if (!another) return die(another.error());
+      places_[i].device = std::move(another).value();
+    }
     idle_since_ = clock().now();
-    return device_ready{};
+    return device_ready{flights};
   }
 
-  void run(const run_step& message) {
-    const auto begun = clock().now();
-    FORETOKEN_ASSERT(device_ != nullptr);
-    auto outcome = model::forward(*device_, *message.batch);
-    if (!outcome) {
-      die(outcome.error());
-      return;
+  bool busy() const {
+    return std::any_of(places_.begin(), places_.end(),
+                       [](const place& each) { return each.batch != nullptr; });
+  }
+
+  void start_waiting() {
+    while (!waiting_.empty()) {
+      const auto free = std::find_if(places_.begin(), places_.end(),
+                                     [](const place& each) { return each.batch == nullptr; });
+      if (free == places_.end()) break;
+      const run_step next = std::move(waiting_.front());
+      waiting_.pop_front();
+      if (!start(*free, next)) return;
+    }
+    if (looking_ || !busy()) return;
+    looking_ = true;
+    send(this, look_at_flights{});
+  }
+
+  // False: the device failed.
+  bool start(place& at, const run_step& message) {
+    const auto idle = !busy();
+    at.begun = clock().now();
+    at.batch = message.batch;
+    at.result = {};
+    if (const status queued = model::queue(*at.device, *at.batch, at.result); !queued) {
+      die(queued.error());
+      return false;
+    }
+    const auto gap = at.begun - std::max(idle_since_, message.waited_since) + at.result.handed_over;
+    parts_.metrics->step_gap.observe(
+        idle ? std::max(0.0, std::chrono::duration<double>(gap).count()) : 0.0);
+    return places_.size() > 1 || finish(at);  // nothing to look after meanwhile
+  }
+
+  bool finish(place& at) {
+    if (const status finished = at.device->finish(at.result); !finished) {
+      die(finished.error());
+      return false;
     }
     const auto ended = clock().now();
-    const auto gap =
-        begun - std::max(idle_since_, message.waited_since) + outcome.value().handed_over;
-    parts_.metrics->step_gap.observe(std::max(0.0, std::chrono::duration<double>(gap).count()));
-    idle_since_ = ended;
+    at.batch = nullptr;
+    if (!busy()) idle_since_ = ended;
     tell(parts_.metrics->mailbox_batcher, parts_.batcher,
          step_done{parts_.device, parts_.epoch,
-                   std::make_shared<const model::step_result>(std::move(outcome).value()),
-                   ended - begun, ended});
+                   std::make_shared<const model::step_result>(std::move(at.result)),
+                   ended - at.begun, ended});
+    return true;
   }
 
   caf::error die(const error& why) {
@@ -77,7 +135,9 @@ class executor_state : public executor_actor::base {
   }
 
   executor_parts parts_;
-  std::unique_ptr<model::ops> device_;
+  std::vector<place> places_;
+  std::deque<run_step> waiting_;
+  bool looking_ = false;     // a look_at_flights is on its way
   time_point idle_since_{};  // the last step ended, or the device came up
 };
 

@@ -13,8 +13,8 @@ struct executor_parts {
 };
 
 // One per device, on a thread of its own: makes the device when told, then takes micro-batches,
-// runs the forward pass, reports. Dies when its device cannot be made or fails; the supervisor then
-// starts a successor. REQUIRES to be called from an
+// runs the forward pass, reports; several at once when the device says so. Dies when its device
+// cannot be made or fails; the supervisor then starts a successor. REQUIRES to be called from an
 // actor. `detached` is false only under a test's coordinator.
 executor_actor spawn_executor(caf::local_actor& parent, executor_parts parts, bool detached);
 

@@ -62,7 +62,10 @@ struct executor_lost {
 
 // -- executor
 struct prepare_device {};
-struct device_ready {};
+struct device_ready {
+  int flights = 1;  // micro-batches that it runs beside each other
+};
+struct look_at_flights {};  // the executor's to itself, while its device computes
 struct run_step {
   std::shared_ptr<const model::micro_batch> batch;
   time_point waited_since{};  // the first of those in it that could have been computed
@@ -114,12 +117,14 @@ struct start_outcome {
   std::string why;  // not up: the last failure
 };
 
-using executor_actor =
-    caf::typed_actor<caf::replies_to<prepare_device>::with<device_ready>, caf::reacts_to<run_step>>;
+using executor_actor = caf::typed_actor<caf::replies_to<prepare_device>::with<device_ready>,
+                                        caf::reacts_to<run_step>,
+                                        caf::reacts_to<look_at_flights>>;
 struct executor_up {
   int device = 0;
   std::uint64_t epoch = 0;
   executor_actor executor;
+  int flights = 1;
 };
 using batcher_actor = caf::typed_actor<caf::reacts_to<submit>,
                                        caf::reacts_to<cancel_request>,
@@ -154,6 +159,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::staging_due)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::look_around)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::prepare_device)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::device_ready)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::look_at_flights)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::run_step)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::encode_prompt)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::encode_text)

@@ -258,8 +258,8 @@ void request_book::executor_lost(int device, time_point now, bool ordered) {
   }
 }
 
-void request_book::executor_up(int device) {
-  plans_.device_up(device);
+void request_book::executor_up(int device, int flights) {
+  plans_.device_up(device, flights);
   without_executor_since_.reset();
   executor_wait_ = limits_.executor_wait_max;
 }

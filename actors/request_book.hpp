@@ -65,7 +65,8 @@ class request_book {
   // `ordered`: it was killed by command, so no request is to blame. Otherwise a request fails when
   // it was the only one running there and has now met crashes_max deaths.
   void executor_lost(int device, time_point now, bool ordered = false);
-  void executor_up(int device);
+  // `flights`: micro-batches that its device runs beside each other.
+  void executor_up(int device, int flights = 1);
   // No executor will come up again: requests, those to come too, end at once.
   void expect_no_executor() { executor_wait_ = std::chrono::milliseconds(0); }
   // While no executor is up: ends every request that has waited for one as long as it may. Returns

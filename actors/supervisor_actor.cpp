@@ -77,7 +77,7 @@ class supervisor_state : public supervisor_actor::base {
     here.executor = spawn_executor(*this, {device, epoch, make, parts_.batcher, parts_.metrics},
                                    parts_.detached_executor);
     request(here.executor, device_timeout, prepare_device{})
-        .then([this, device, epoch](device_ready) { on_up(device, epoch); },
+        .then([this, device, epoch](device_ready ready) { on_up(device, epoch, ready.flights); },
               [this, device, epoch](const caf::error& why) {  // other failures come as its death
                 const child& asked = child_of(device);
                 if (why == caf::sec::request_timeout && epoch == asked.epoch && asked.executor)
@@ -86,7 +86,7 @@ class supervisor_state : public supervisor_actor::base {
   }
 
   // Nobody hears of an executor before its device exists.
-  void on_up(int device, std::uint64_t epoch) {
+  void on_up(int device, std::uint64_t epoch, int flights) {
     child& here = child_of(device);
     if (epoch != here.epoch || !here.executor || !parts_.batcher || stopping_) return;
     here.up = true;
@@ -94,7 +94,7 @@ class supervisor_state : public supervisor_actor::base {
     count_up();
     if (here.restarts.deaths() > 0) log::info("supervisor", "an executor is up again");
     tell(parts_.metrics->mailbox_batcher, parts_.batcher,
-         executor_up{device, epoch, here.executor});
+         executor_up{device, epoch, here.executor, flights});
     answer({true, {}});
   }
 

@@ -10,12 +10,12 @@ void add_model_keys(std::vector<key>& out) {
   out.push_back(path("model.path",
                      "A .gguf file or a Hugging Face folder. The flag --model sets it.",
                      FORETOKEN_MEMBER(engine.model)));
-  out.push_back(
-      text("model.device",
-           "auto: a GPU when one is there and the model fits it, else the CPU; or cpu; or "
-           "cuda or cuda:N for that GPU or a refusal; cuda:0,1 for several, each with the model and "
-           "cache.kv_bytes of its own. See foretoken devices.",
-           FORETOKEN_MEMBER(engine.device)));
+  out.push_back(text(
+      "model.device",
+      "auto: a GPU when one is there and the model fits it, else the CPU; or cpu; or "
+      "cuda or cuda:N for that GPU or a refusal; cuda:0,1 for several, each with the model and "
+      "cache.kv_bytes of its own. See foretoken devices.",
+      FORETOKEN_MEMBER(engine.device)));
   out.push_back(
       text("model.chat_template",
            "How messages become a prompt: auto recognises the file's template; or a family: "
@@ -86,6 +86,10 @@ void add_device_keys(std::vector<key>& out) {
       "come "
       "out, in less memory.",
       FORETOKEN_MEMBER(engine.gpu.weights)));
+  out.push_back(integer("gpu.flights", 1, 8,
+                        "Steps that run beside each other on a GPU, each with a workspace of its "
+                        "own: few rows leave it room. 1 = one after the other.",
+                        FORETOKEN_MEMBER(engine.gpu.flights)));
   out.push_back(boolean("gpu.graphs",
                         "Replay recorded steps of the usual sizes; false for a debugger.",
                         FORETOKEN_MEMBER(engine.gpu.graphs)));
@@ -129,6 +133,11 @@ void add_scheduler_keys(std::vector<key>& out) {
                         "Plan the micro-batch behind the running one when that is nearly done, so "
                         "that requests that arrive meanwhile join it; false = at once.",
                         FORETOKEN_MEMBER(engine.scheduler.stage_late)));
+  out.push_back(
+      integer("scheduler.beside_rows_max", 1, 65536,
+              "With gpu.flights: rows in flight up to which another micro-batch starts at "
+              "once beside them; else it is staged.",
+              FORETOKEN_MEMBER(engine.scheduler.beside_rows_max)));
 }
 
 void add_request_keys(std::vector<key>& out) {

@@ -104,8 +104,9 @@ result<memory_plan> plan(const model::model_file& file, const options& chosen) {
   out.decode_path = weights->decode_path;
   // One page more than sequences can have: rows that pad a bucket write there.
   out.kv_bytes = (static_cast<std::uint64_t>(out.kv_pages) + 1) * out.kv_page_bytes;
-  out.workspace_bytes = lay_out(*padded, sizes).bytes;
-  out.pinned_bytes = pinned_layout(sizes).bytes;
+  const auto flights = static_cast<std::uint64_t>(std::max(chosen.flights, 1));
+  out.workspace_bytes = flights * lay_out(*padded, sizes).bytes;
+  out.pinned_bytes = flights * pinned_layout(sizes).bytes;
   return out;
 }
 

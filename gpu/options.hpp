@@ -21,6 +21,7 @@ struct options {
   kv_form kv = kv_form::f16;            // decode steps run on clusters with f16 only
   int context_max = 0;                  // longest sequence; 0 = the model's own
   weight_mode weights = weight_mode::file;
+  int flights = 1;     // steps that run beside each other, each with a workspace of its own
   bool graphs = true;  // replay recorded steps; off for a debugger
   // A test's fault: the step with this number (from 1) fails as a lost device does; 0 = never.
   std::uint64_t fail_at_step = 0;

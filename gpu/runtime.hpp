@@ -75,9 +75,12 @@ class stream {
   // Until `*flag` in pinned memory is `value`, which work that was queued last will set: sooner
   // than wait().
   status wait_for(const std::uint32_t* flag, std::uint32_t value) const;
+  // wait_for() would not wait, or would fail.
+  bool reached(const std::uint32_t* flag, std::uint32_t value) noexcept;
 
  private:
   stream_handle handle_ = nullptr;
+  unsigned looks_ = 0;  // since the driver was asked
 };
 
 // Work that was queued once and can be queued again at the price of one call.

@@ -175,6 +175,14 @@ status stream::wait() const {
   return checked("step", cudaStreamSynchronize(handle_));
 }
 
+bool stream::reached(const std::uint32_t* flag, std::uint32_t value) noexcept {
+  constexpr unsigned looks_max = 1024;
+  if (lost() || __atomic_load_n(flag, __ATOMIC_ACQUIRE) == value) return true;
+  if (++looks_ < looks_max) return false;
+  looks_ = 0;
+  return cudaStreamQuery(handle_) != cudaErrorNotReady;
+}
+
 status stream::wait_for(const std::uint32_t* flag, std::uint32_t value) const {
   if (lost()) return gone();
   constexpr int looks = 4096;  // some tens of microseconds between questions to the driver

@@ -13,7 +13,16 @@ step::step(std::shared_ptr<const weights> from, const options& chosen)
       chosen_(chosen),
       sizes_(weights_->padded, chosen, kv_page_bytes(weights_->padded, chosen.kv)) {}
 
-step::~step() = default;
+step::~step() {
+  if (left_) static_cast<void>(stream_.wait());  // it writes into memory that is given back
+}
+
+result<std::unique_ptr<model::ops>> step::beside() {
+  std::unique_ptr<step> out(new step(weights_, chosen_));
+  out->pool_ = pool_;
+  FORETOKEN_TRY(out->take());
+  return std::unique_ptr<model::ops>(std::move(out));
+}
 
 result<std::unique_ptr<step>> step::make(std::shared_ptr<const weights> from,
                                          const options& chosen) {
@@ -21,6 +30,19 @@ result<std::unique_ptr<step>> step::make(std::shared_ptr<const weights> from,
   std::unique_ptr<step> out(new step(std::move(from), chosen));
   FORETOKEN_TRY(out->take());
   return out;
+}
+
+status step::take_pool() {
+  if (pool_.base != nullptr) return {};
+  const model::hyperparameters& padded = weights_->padded;
+  const std::uint64_t bytes =
+      (static_cast<std::uint64_t>(sizes_.pages) + 1) * kv_page_bytes(padded, chosen_.kv);
+  auto pool = runtime::buffer::take(runtime::place::device, bytes);
+  if (!pool) return std::move(pool).error();
+  pool_memory_ = *std::move(pool);
+  pool_ = {reinterpret_cast<std::uint16_t*>(pool_memory_.data()), sizes_.pages + 1, padded.kv_heads,
+           padded.head_dim, chosen_.kv};
+  return {};
 }
 
 status step::take() {
@@ -35,11 +57,7 @@ status step::take() {
 
   FORETOKEN_TRY(prepare_clusters());
   const workspace_layout layout = lay_out(padded, sizes_);
-  const std::uint64_t pool_bytes =
-      (static_cast<std::uint64_t>(sizes_.pages) + 1) * kv_page_bytes(padded, chosen_.kv);
-  auto pool = runtime::buffer::take(runtime::place::device, pool_bytes);
-  if (!pool) return std::move(pool).error();
-  pool_memory_ = *std::move(pool);
+  FORETOKEN_TRY(take_pool());
   auto space = runtime::buffer::take(runtime::place::device, layout.bytes);
   if (!space) return std::move(space).error();
   work_memory_ = *std::move(space);
@@ -47,8 +65,6 @@ status step::take() {
   if (!pinned) return std::move(pinned).error();
   pinned_memory_ = *std::move(pinned);
 
-  pool_ = {reinterpret_cast<std::uint16_t*>(pool_memory_.data()), sizes_.pages + 1, padded.kv_heads,
-           padded.head_dim, chosen_.kv};
   std::size_t next = 0;
   const auto piece = [&]<class T>(T*& to) {
     to = reinterpret_cast<T*>(work_memory_.data() + layout.offsets[next++]);

@@ -40,6 +40,10 @@ class step final : public model::ops {
   void ffn_input(int layer) override;
   void ffn_output(int layer) override;
   status head(model::step_result& out) override;
+  bool done() override;
+  status finish(model::step_result& out) override;
+  int flights() const noexcept override { return chosen_.flights; }
+  result<std::unique_ptr<model::ops>> beside() override;
 
   // For tests: sees the raw logits of every row that wanted them, in row order.
   using logits_probe = void (*)(void* context, int row, std::span<const float> logits);
@@ -77,6 +81,7 @@ class step final : public model::ops {
 
   step(std::shared_ptr<const weights> from, const options& chosen);
   status take();
+  status take_pool();
   inputs inputs_at(std::byte* base) const noexcept;
   int table_stride() const noexcept;
 
@@ -105,6 +110,7 @@ class step final : public model::ops {
   void queue_head(int first, int count);
   void queue_digest(int count);
   status finish_queue();
+  bool looks() const noexcept;      // this step reads the counter of clamped values
   bool one_block() const noexcept;  // all logits at once: the end is part of the recorded step
   status wait_for_end();
   status run_block(std::span<const head_task> tasks, model::step_result& out);
@@ -123,7 +129,7 @@ class step final : public model::ops {
   launch_context on_;
   runtime::stream stream_;
   runtime::buffer pool_memory_, work_memory_, pinned_memory_;
-  kv_pool_view pool_;
+  kv_pool_view pool_;  // of pool_memory_, or of the step that this one is beside
   workspace work_;
   float* logits_ = nullptr;  // [head_rows][logits]
   void* scratch_ = nullptr;  // of the digest
@@ -137,6 +143,7 @@ class step final : public model::ops {
   std::uint32_t saturated_counted_ = 0;
 
   const model::micro_batch* batch_ = nullptr;
+  bool left_ = false;  // the device works, and finish() has to be called
   std::chrono::steady_clock::time_point begun_{};
   std::vector<head_task> tasks_;
   bucket bucket_;

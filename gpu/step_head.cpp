@@ -21,6 +21,7 @@ constexpr std::uint64_t saturation_period = 64;  // steps between looks at the c
 // A device that failed to launch or to run may have written anything anywhere.
 status step::failed(error why) {
   batch_ = nullptr;
+  left_ = false;
   if (why.code == errc::device && !runtime::lost()) return runtime::lose(std::move(why.message));
   return why;
 }
@@ -97,6 +98,8 @@ status step::head(model::step_result& out) {
   }
   if (const status done = finish_queue(); !done) return failed(done.error());
   out.handed_over = std::chrono::steady_clock::now() - begun_;
+  left_ = one_block() && !looks() && std::ranges::none_of(tasks_, &head_task::on_host);
+  if (left_) return {};
   const std::span<const head_task> all(tasks_);
   const auto block = size_of(sizes_.head_rows);
   for (std::size_t first = 0; first < all.size(); first += block) {
@@ -114,6 +117,22 @@ status step::head(model::step_result& out) {
   return {};
 }
 
+bool step::done() {
+  return !left_ || stream_.reached(done_, static_cast<std::uint32_t>(steps_));
+}
+
+status step::finish(model::step_result& out) {
+  if (!std::exchange(left_, false)) return {};
+  if (const status done = wait_for_end(); !done) return failed(done.error());
+  for (std::size_t i = 0; i < tasks_.size(); ++i) finish_from_digest(tasks_[i], digests_[i], out);
+  batch_ = nullptr;
+  return {};
+}
+
+bool step::looks() const noexcept {
+  return chosen_.kv_saturated != nullptr && steps_ % saturation_period == 1;
+}
+
 bool step::one_block() const noexcept {
   return tasks_.size() <= size_of(sizes_.head_rows);
 }
@@ -126,7 +145,7 @@ status step::wait_for_end() {
 
 // The logits of `tasks` are queued; waits for them and finishes the tasks.
 status step::run_block(std::span<const head_task> tasks, model::step_result& out) {
-  const bool look = chosen_.kv_saturated != nullptr && steps_ % saturation_period == 1;
+  const bool look = looks();
   if (look) {
     FORETOKEN_TRY(stream_.download(saturated_seen_, work_.kv_saturated, sizeof *saturated_seen_));
   }

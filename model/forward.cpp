@@ -3,7 +3,7 @@
 
 namespace foretoken::model {
 
-result<step_result> forward(ops& device, const micro_batch& batch) {
+status queue(ops& device, const micro_batch& batch, step_result& out) {
   FORETOKEN_TRY(device.begin(batch));
   device.embed();
   for (int layer = 0; layer < device.shape().layers; ++layer) {
@@ -13,9 +13,14 @@ result<step_result> forward(ops& device, const micro_batch& batch) {
     device.ffn_input(layer);
     device.ffn_output(layer);
   }
-  step_result out;
   out.step = batch.step;
-  FORETOKEN_TRY(device.head(out));
+  return device.head(out);
+}
+
+result<step_result> forward(ops& device, const micro_batch& batch) {
+  step_result out;
+  FORETOKEN_TRY(queue(device, batch, out));
+  FORETOKEN_TRY(device.finish(out));
   return out;
 }
 

@@ -9,6 +9,9 @@
 // the thread count or where its pages came from.
 //
 // One object serves one executor; one thread calls it. Weights are shared between objects.
+//
+// A device may run several steps beside each other: beside() then gives further objects over the
+// same pages, each for one step at a time. Their steps hold different sequences.
 
 #include <cstdint>
 #include <memory>
@@ -28,7 +31,7 @@ class ops {
   virtual int pages() const noexcept = 0;     // size of the KV pool
 
   // REQUIRES rows in all <= rows_max(), page ids in [0, pages()). Copies pages first.
-  // `batch` must live until head() returned.
+  // `batch` must live until finish() returned.
   virtual status begin(const micro_batch& batch) = 0;
   // x = embedding[token] * scale (+ positions)
   virtual void embed() = 0;
@@ -42,8 +45,18 @@ class ops {
   virtual void ffn_input(int layer) = 0;
   // x += post_norm(W_down h + b)
   virtual void ffn_output(int layer) = 0;
-  // logits = softcap(W_head norm(x)) of the rows that want them, then sampling and scoring
+  // logits = softcap(W_head norm(x)) of the rows that want them, then sampling and scoring. What
+  // the device has not done when it returns is left to finish(), with the same `out`.
   virtual status head(step_result& out) = 0;
+  virtual bool done() { return true; }  // finish() would not wait
+  virtual status finish(step_result&) { return {}; }
+
+  // Objects for as many steps at once, this one among them.
+  virtual int flights() const noexcept { return 1; }
+  // Another one, which must not outlive this. REQUIRES flights() > 1. Errors: exhausted, device.
+  virtual result<std::unique_ptr<ops>> beside() {
+    return error{errc::unsupported, "one step at a time"};
+  }
 };
 
 }  // namespace foretoken::model

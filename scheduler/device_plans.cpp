@@ -115,8 +115,9 @@ void device_plans::move_waiting(int from) {
   }
 }
 
-void device_plans::device_up(int device) {
+void device_plans::device_up(int device, int flights) {
   at(device).up = true;
+  at(device).plans->set_flights(flights);
   for (int i = 0; i < devices(); ++i) move_waiting(i);
 }
 
@@ -133,7 +134,7 @@ int device_plans::cached_tokens(sequence_id id) const {
 }
 
 int device_plans::in_flight(int device) const {
-  return at(device).plans->stats().in_flight;
+  return at(device).plans->in_flight();
 }
 
 scheduler_stats device_plans::stats() const {

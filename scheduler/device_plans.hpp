@@ -35,7 +35,8 @@ class device_plans {
   void end(sequence_id id);
 
   // Sequences that wait on devices which are not up move to this one, and others that are.
-  void device_up(int device);
+  // `flights`: batch_scheduler::set_flights.
+  void device_up(int device, int flights = 1);
   // Its sequences move to the devices that are up; without any they wait.
   std::vector<suspect> device_lost(int device, bool ordered = false);
   bool any_up() const noexcept;

@@ -13,6 +13,9 @@ struct options {
   // The one behind is planned when the running one is nearly done, so that late arrivals join it;
   // else as soon as there is a credit.
   bool stage_late = true;
+  // On a device that runs several beside each other: another starts at once while those in flight
+  // have so few rows together; else late, as one that is staged.
+  int beside_rows_max = 128;
 };
 
 }  // namespace foretoken::scheduler

@@ -46,6 +46,10 @@ struct batch_scheduler::state {
   int admit_waiting();
   void plan_prefills(model::micro_batch& batch, flight& plan);
   void plan_alone(model::micro_batch& batch, flight& plan);
+  void plan_together(model::micro_batch& batch, flight& plan);
+  bool beside() const noexcept { return flights_max > 1; }
+  bool may_plan() const;
+  bool suspects_ready() const;
   int prefill_rows_max() const;
   void emit(sequence& one, int count, model::micro_batch& batch, flight& plan);
   bool make_room(sequence& one);
@@ -59,6 +63,7 @@ struct batch_scheduler::state {
   cache::kv_cache& cache;
   sequence_book book;
   std::deque<flight> flights;
+  int flights_max = 1;  // that run beside each other
   std::uint64_t step = 0;
   std::uint64_t next_decode = 0, next_prefill = 0;  // orders where the next turn begins
   std::uint64_t prompt_tokens_computed = 0;
@@ -200,6 +205,7 @@ int batch_scheduler::state::prefill_rows_max() const {
 void batch_scheduler::state::plan_prefills(model::micro_batch& batch, flight& plan) {
   std::vector<sequence*> ready;
   for (const auto& [order, one] : book.running()) {
+    if (beside() && one->in_flight > 0) continue;  // chunks follow each other
     if (one->may_run() && !one->suspected() && one->prefilling()) ready.push_back(one);
   }
   int left = prefill_rows_max();
@@ -235,27 +241,48 @@ void batch_scheduler::state::plan_alone(model::micro_batch& batch, flight& plan)
   }
 }
 
+bool batch_scheduler::state::suspects_ready() const {
+  return std::any_of(book.running().begin(), book.running().end(), [](const auto& each) {
+    const sequence& one = *each.second;
+    return one.may_run() && one.suspected() && one.in_flight == 0;
+  });
+}
+
+// A credit is there, and nobody in flight must be alone.
+bool batch_scheduler::state::may_plan() const {
+  const auto count = static_cast<int>(flights.size());
+  if (!beside()) return count < limits.credits;
+  if (count > 0 && (flights.front().alone || (alone_next && suspects_ready()))) return false;
+  return count < flights_max;
+}
+
+void batch_scheduler::state::plan_together(model::micro_batch& batch, flight& plan) {
+  plan.decodes = false;
+  plan_decodes(batch, plan);
+  // A replayed sequence may find everything but its last token in the cache: it decodes at once.
+  if (admit_waiting() > 0) plan_decodes(batch, plan);
+  if (!beside() || !plan.decodes) plan_prefills(batch, plan);
+}
+
 std::optional<model::micro_batch> batch_scheduler::plan() {
   state& s = *state_;
-  if (static_cast<int>(s.flights.size()) >= s.limits.credits) return std::nullopt;
+  if (!s.may_plan()) return std::nullopt;
   model::micro_batch batch;
   flight plan;
   s.rows = 0;
   s.short_of_pages = false;
   if (s.alone_next) s.plan_alone(batch, plan);
-  if (!plan.alone) {
-    plan.decodes = false;
-    s.plan_decodes(batch, plan);
-    // A replayed sequence may find everything but its last token in the cache: it decodes at once.
-    if (s.admit_waiting() > 0) s.plan_decodes(batch, plan);
-    s.plan_prefills(batch, plan);
-  }
-  if (batch.slices.empty()) s.plan_alone(batch, plan);
+  if (!plan.alone) s.plan_together(batch, plan);
+  if (batch.slices.empty() && (!s.beside() || s.flights.empty())) s.plan_alone(batch, plan);
   if (batch.slices.empty()) return std::nullopt;
   s.alone_next = !plan.alone;
   batch.step = plan.step = ++s.step;
   s.flights.push_back(std::move(plan));
   return batch;
+}
+
+void batch_scheduler::set_flights(int count) {
+  state_->flights_max = std::max(count, 1);
 }
 
 // The scores of a slice belong to tokens [position + 1, ...); those delivered before a device was
@@ -307,10 +334,12 @@ std::optional<progress> batch_scheduler::state::take(const planned_slice& slice,
 
 std::vector<progress> batch_scheduler::complete(const model::step_result& done) {
   state& s = *state_;
-  FORETOKEN_ASSERT(!s.flights.empty());
-  const flight finished = std::move(s.flights.front());
-  s.flights.pop_front();
-  FORETOKEN_ASSERT(finished.step == done.step && finished.slices.size() == done.slices.size());
+  const auto at = std::find_if(s.flights.begin(), s.flights.end(),
+                               [&](const flight& each) { return each.step == done.step; });
+  FORETOKEN_ASSERT(at != s.flights.end() && (s.beside() || at == s.flights.begin()));
+  const flight finished = std::move(*at);
+  s.flights.erase(at);
+  FORETOKEN_ASSERT(finished.slices.size() == done.slices.size());
   s.cache.release(finished.sources);
   std::vector<progress> out;
   for (std::size_t i = 0; i < finished.slices.size(); ++i) {
@@ -334,13 +363,14 @@ void batch_scheduler::end(sequence_id id) {
 std::vector<suspect> batch_scheduler::device_lost(bool ordered) {
   state& s = *state_;
   std::vector<suspect> out;
-  if (!ordered && !s.flights.empty()) {
-    const flight& ran = s.flights.front();
-    for (const planned_slice& slice : ran.slices) {
+  const std::size_t ran =
+      s.beside() ? s.flights.size() : std::min<std::size_t>(1, s.flights.size());
+  for (std::size_t i = 0; i < ran && !ordered; ++i) {
+    for (const planned_slice& slice : s.flights[i].slices) {
       sequence* one = s.book.find(slice.id);
       if (one == nullptr || one->ended) continue;
       one->suspect_until = std::max(one->suspect_until, slice.position + slice.count);
-      out.push_back({slice.id, ++one->deaths, ran.slices.size() == 1});
+      out.push_back({slice.id, ++one->deaths, ran == 1 && s.flights[i].slices.size() == 1});
     }
   }
   s.flights.clear();
@@ -361,12 +391,16 @@ int batch_scheduler::cached_tokens(sequence_id id) const {
   return one == nullptr ? 0 : one->cached_tokens;
 }
 
+int batch_scheduler::in_flight() const noexcept {
+  return static_cast<int>(state_->flights.size());
+}
+
 scheduler_stats batch_scheduler::stats() const {
   const state& s = *state_;
   scheduler_stats out;
   out.waiting = static_cast<int>(s.book.waiting().size());
   for (const auto& [order, one] : s.book.running()) out.running += one->ended ? 0 : 1;
-  out.in_flight = static_cast<int>(s.flights.size());
+  out.in_flight = in_flight();
   out.preemptions = s.book.preemptions;
   out.recovered = s.book.recovered;
   out.prompt_tokens_computed = s.prompt_tokens_computed;

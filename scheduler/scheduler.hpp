@@ -8,9 +8,9 @@
 // never dropped. Each sequence is in at most one micro-batch in flight, except that consecutive
 // prefill chunks may follow each other.
 //
-// Micro-batches in flight run in order on one lane. At most one of them holds decode rows (so
-// decoding sequences merge into one batch); the other credit is for prefill chunks staged behind
-// it.
+// Micro-batches in flight run in order, or beside each other (set_flights). At most one of them
+// holds decode rows (so decoding sequences merge into one batch); the others are for prefill chunks
+// staged behind it or computed beside it.
 //
 // Suspects: when the device dies, one of the sequences it was running may be the cause. Each of
 // them is computed alone in its micro-batches until it is past the point where the device died;
@@ -73,12 +73,16 @@ class batch_scheduler {
 
   // Errors: exhausted (queue full; or the sequence could never fit the pool, field "max_tokens").
   status add(new_sequence added);
+  // The device runs so many micro-batches beside each other: from then on no sequence is in two of
+  // them, decode rows have one of their own, and a suspect is in flight alone. 1: in order, one
+  // after the other, `credits` of them.
+  void set_flights(int count);
   // The next micro-batch, or nothing (no credit, or nothing to do). Counts as in flight.
   std::optional<model::micro_batch> plan();
   // Somebody may have something to compute: false is certain, true is not.
   bool ready() const;
-  // REQUIRES `done` to answer the oldest micro-batch in flight. Slices of ended sequences are
-  // ignored.
+  // REQUIRES `done` to answer the oldest micro-batch in flight, or any when the device runs
+  // several. Slices of ended sequences are ignored.
   std::vector<progress> complete(const model::step_result& done);
   // Ends a sequence (finished or cancelled): its prefix becomes findable, its pages are released.
   // When a micro-batch with it is in flight, the release happens as that one completes. Unknown id:
@@ -86,8 +90,9 @@ class batch_scheduler {
   void end(sequence_id id);
   // The executor died: micro-batches in flight are void, the pool is reset, running sequences go to
   // the front of the queue in their old order. Their tokens so far are kept. Returns the sequences
-  // of the micro-batch that was running, the oldest in flight; staged ones never ran and are not
-  // among them. `ordered`: it was killed by command, so nobody is suspected.
+  // of the micro-batches that were running, the oldest in flight or all of them (set_flights);
+  // staged ones never ran and are not among them. `ordered`: it was killed by command, so nobody is
+  // suspected.
   std::vector<suspect> device_lost(bool ordered = false);
 
   // Takes out everybody who waits, oldest first: without pages, and in no micro-batch in flight.
@@ -98,6 +103,7 @@ class batch_scheduler {
 
   // Prompt tokens that needed no computing when the sequence was first admitted.
   int cached_tokens(sequence_id id) const;
+  int in_flight() const noexcept;  // micro-batches
   scheduler_stats stats() const;
   bool idle() const;  // nothing waiting, running or in flight
 

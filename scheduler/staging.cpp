@@ -50,39 +50,60 @@ int staging::class_of(int rows) noexcept {
   return std::min(4 * octave + quarter, classes - 1);
 }
 
-void staging::begins(time_point at) {
-  begun_ = at;
-  due_.reset();
-  could_plan_ = at;
-  const estimate& usual = took_[static_cast<std::size_t>(class_of(flights_.front().rows))];
-  if (!usual.known()) return;
-  const double wait = usual.low() - (reaction_.known() ? reaction_.high() : 0);
-  if (wait <= 0) return;
-  due_ = could_plan_ = after(at, wait);
+void staging::set_flights(int count, int rows_max) noexcept {
+  flights_max_ = std::max(count, 1);
+  rows_max_ = rows_max;
 }
 
-void staging::sent(int rows, time_point waited_since, time_point now) {
-  flights_.push_back({rows, now});
+// A step began at `now`: when the next one is due.
+void staging::look_ahead(time_point now) {
+  due_.reset();
+  could_plan_ = now;
+  int rows = 0;
+  std::optional<time_point> first;  // of those that run, nearly done
+  for (std::size_t i = 0; i < flights_.size(); ++i) {
+    rows += flights_[i].rows;
+    if (static_cast<int>(i) >= flights_max_) continue;
+    const estimate& usual = took(flights_[i].rows);
+    if (!usual.known()) return;
+    const auto end = after(flights_[i].begun, usual.low());
+    if (!first || end < *first) first = end;
+  }
+  if (flights_max_ > 1 && rows <= rows_max_) return;
+  if (!first) return;
+  const auto due = after(*first, reaction_.known() ? -reaction_.high() : 0);
+  if (due <= now) return;
+  due_ = could_plan_ = due;
+}
+
+void staging::sent(std::uint64_t step, int rows, time_point waited_since, time_point now) {
   // What it took from the moment at which there was somebody to plan and the time to plan him.
   reaction_.observe(std::max(seconds(std::max(could_plan_, waited_since), now), 0.0));
-  if (flights_.size() == 1) begins(now);
+  flights_.push_back({step, rows, now, now});
+  if (static_cast<int>(flights_.size()) <= flights_max_) look_ahead(now);
 }
 
 void staging::nobody(time_point now) noexcept {
   could_plan_ = std::max(could_plan_, now);
 }
 
-void staging::ended(time_point at) {
-  FORETOKEN_ASSERT(!flights_.empty());
-  const flight done = flights_.front();
-  flights_.pop_front();
-  took_[static_cast<std::size_t>(class_of(done.rows))].observe(std::max(seconds(begun_, at), 0.0));
-  if (flights_.empty()) {
+void staging::ended(std::uint64_t step, time_point at) {
+  const auto found = std::find_if(flights_.begin(), flights_.end(),
+                                  [&](const flight& each) { return each.step == step; });
+  FORETOKEN_ASSERT(found != flights_.end());
+  took(found->rows).observe(std::max(seconds(found->begun, at), 0.0));
+  flights_.erase(found);
+  const auto running = static_cast<std::size_t>(flights_max_);
+  if (flights_.size() >= running) {  // the next of them begins
+    flight& next = flights_[running - 1];
+    next.begun = std::max(at, next.sent);
+    look_ahead(next.begun);
+  } else if (flights_max_ > 1 && !flights_.empty()) {
+    look_ahead(at);
+  } else {
     due_.reset();
     could_plan_ = std::min(could_plan_, at);
-    return;
   }
-  begins(std::max(at, flights_.front().sent));
 }
 
 void staging::lost() {

@@ -14,6 +14,7 @@
 
 #include <array>
 #include <chrono>
+#include <cstdint>
 #include <deque>
 #include <optional>
 
@@ -36,12 +37,14 @@ class estimate {
 
 class staging {
  public:
+  // `rows_max`: few rows.
+  void set_flights(int count, int rows_max) noexcept;
   // A micro-batch of `rows` rows left for the executor; somebody in it had waited since then.
-  void sent(int rows, time_point waited_since, time_point now);
+  void sent(std::uint64_t step, int rows, time_point waited_since, time_point now);
   // Nobody could be planned now, for whatever reason.
   void nobody(time_point now) noexcept;
-  // The oldest one in flight ended.
-  void ended(time_point at);
+  // REQUIRES the oldest one in flight, or any of those that run beside each other.
+  void ended(std::uint64_t step, time_point at);
   // Those in flight are void.
   void lost();
   // From when on the next one may be planned: nothing when it may at once.
@@ -49,16 +52,19 @@ class staging {
 
  private:
   struct flight {
+    std::uint64_t step = 0;
     int rows = 0;
     time_point sent{};
+    time_point begun{};  // of the first flights_max_
   };
   // Four classes an octave of rows: steps of one class differ by a fifth at most.
   static constexpr int classes = 4 * 20;
   static int class_of(int rows) noexcept;
-  void begins(time_point at);
+  estimate& took(int rows) { return took_[static_cast<std::size_t>(class_of(rows))]; }
+  void look_ahead(time_point now);
 
-  std::deque<flight> flights_;  // the first runs
-  time_point begun_{};          // the running one
+  int flights_max_ = 1, rows_max_ = 0;
+  std::deque<flight> flights_;  // the first flights_max_ run
   time_point could_plan_{};     // since then the next one was to be planned, were there somebody
   std::optional<time_point> due_;
   std::array<estimate, classes> took_;  // seconds

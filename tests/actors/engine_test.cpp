@@ -167,6 +167,58 @@ TEST_CASE("engine: executors killed in mid-stream change no byte") {
   for (const auto& [id, text] : all) CHECK(sink->text(id) == text);
 }
 
+TEST_CASE("engine: steps beside each other say the same, whichever ends first and whoever dies") {
+  for (const int flights : {2, 4}) {
+    CAPTURE(flights);
+    options chosen;
+    chosen.restart_backoff = chosen.restart_backoff_max = 1ms;
+    chosen.scheduler.beside_rows_max = 40;
+    auto running = actors::start(chosen, testing::fake_model_beside(flights, 512), nullptr);
+    REQUIRE(running);
+    auto sink = std::make_shared<testing::recorder>();
+    std::mt19937 random(9);
+    std::vector<std::pair<request_id, std::string>> all;
+    for (int i = 0; i < 60; ++i) {
+      const std::string prompt = std::string(random() % 200, 'p') + "stream " + std::to_string(i);
+      const int tokens = 1 + static_cast<int>(random() % 150);
+      all.emplace_back(*(*running)->submit(ask(prompt, tokens), sink),
+                       testing::expected_text(prompt, tokens));
+      if (i % 7 == 0) caf::anon_send(handles_of(**running).supervisor, restart_executor{});
+      std::this_thread::sleep_for(std::chrono::microseconds(random() % 1000));
+    }
+    REQUIRE(sink->wait(60));
+    for (const auto& [id, text] : all) CHECK(sink->text(id) == text);
+    CHECK(sink->terminal() == 60);
+    CHECK((*running)->stats().pages_used == 0);
+  }
+}
+
+TEST_CASE("engine: beside each other, who kills its device ends alone and nobody else") {
+  options chosen;
+  chosen.restart_backoff = chosen.restart_backoff_max = 1ms;
+  const auto prepared = testing::fake_model_beside(3, 512, nullptr, {{'!', 20}});
+  auto running = actors::start(chosen, prepared, nullptr);
+  REQUIRE(running);
+  auto sink = std::make_shared<testing::recorder>();
+  std::vector<std::pair<request_id, std::string>> all;
+  request_id poison{};
+  for (int i = 0; i < 12; ++i) {
+    if (i == 5) poison = *(*running)->submit(ask("!poison", 60), sink);
+    const auto prompt = "stream " + std::to_string(i);
+    all.emplace_back(*(*running)->submit(ask(prompt, 60), sink),
+                     testing::expected_text(prompt, 60));
+  }
+  REQUIRE(sink->wait(13));
+  for (const auto& [id, text] : all) CHECK(sink->text(id) == text);
+  int failed = 0;
+  for (const auto& one : sink->events()) {
+    if (!std::holds_alternative<error_event>(one.what)) continue;
+    CHECK(one.request == poison);
+    ++failed;
+  }
+  CHECK(failed == 1);
+}
+
 TEST_CASE("engine: streams survive executors that die on three devices, and say the same") {
   options chosen;
   chosen.restart_backoff = chosen.restart_backoff_max = 1ms;

@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <random>
 #include <vector>
 
 #include "actors/protocol.hpp"
@@ -119,6 +120,46 @@ class fake_device final : public model::ops {
   const model::micro_batch* batch_ = nullptr;
 };
 
+// Runs several steps beside each other: each ends only after some looks at it, so that they end in
+// another order than they began.
+class fake_flights final : public model::ops {
+ public:
+  fake_flights(std::shared_ptr<fake_device> device, int flights, unsigned seed)
+      : device_(std::move(device)), flights_(flights), random_(seed) {}
+  const model::hyperparameters& shape() const noexcept override { return device_->shape(); }
+  int rows_max() const noexcept override { return device_->rows_max(); }
+  int pages() const noexcept override { return device_->pages(); }
+  status begin(const model::micro_batch& batch) override {
+    batch_ = &batch;
+    looks_ = static_cast<int>(random_() % 20);
+    return {};
+  }
+  void embed() override {}
+  void attention_input(int) override {}
+  void attention(int) override {}
+  void attention_output(int) override {}
+  void ffn_input(int) override {}
+  void ffn_output(int) override {}
+  status head(model::step_result&) override { return {}; }
+  bool done() override { return --looks_ < 0; }
+  status finish(model::step_result& out) override {
+    FORETOKEN_TRY(device_->begin(*batch_));
+    return device_->head(out);
+  }
+  int flights() const noexcept override { return flights_; }
+  result<std::unique_ptr<model::ops>> beside() override {
+    return std::unique_ptr<model::ops>(
+        std::make_unique<fake_flights>(device_, flights_, static_cast<unsigned>(random_())));
+  }
+
+ private:
+  std::shared_ptr<fake_device> device_;
+  int flights_;
+  std::mt19937 random_;
+  const model::micro_batch* batch_ = nullptr;
+  int looks_ = 0;
+};
+
 // The byte-level alphabet: printable bytes stand for themselves, the rest for code points from 256
 // on.
 inline std::string byte_piece(int byte) {
@@ -180,6 +221,22 @@ inline std::shared_ptr<const loaded_model> fake_model_on(const lost_flags& lost,
     };
     made->devices.push_back({"fake", pages, make, [flag] { return flag->load(); }});
   }
+  return made;
+}
+
+// The same on one device that runs several steps beside each other.
+inline std::shared_ptr<const loaded_model> fake_model_beside(
+    int flights,
+    int pages = 64,
+    std::shared_ptr<std::atomic<int>> steps_left = nullptr,
+    std::vector<poison> poisons = {}) {
+  auto made = std::make_shared<loaded_model>(*fake_model(pages));
+  const auto make = [flights, pages, steps_left, poisons]() -> result<std::unique_ptr<model::ops>> {
+    auto device = std::make_shared<fake_device>(pages, steps_left, poisons);
+    return std::unique_ptr<model::ops>(
+        std::make_unique<fake_flights>(std::move(device), flights, 3));
+  };
+  made->devices = {{"fake", pages, make, {}}};
   return made;
 }
 

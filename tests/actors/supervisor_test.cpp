@@ -28,7 +28,8 @@ class hanging_executor : public executor_actor::base {
       : executor_actor::base(config), taken_(std::move(taken)) {}
   behavior_type make_behavior() override {
     return {[](const prepare_device&) { return device_ready{}; },
-            [this](const run_step& message) { taken_->push_back(message.batch); }};
+            [this](const run_step& message) { taken_->push_back(message.batch); },
+            [](const look_at_flights&) {}};
   }
 
  private:
@@ -227,8 +228,8 @@ namespace {
 
 // An executor in the test's hands: steps last as long as the test says.
 struct by_hand {
-  explicit by_hand(world& in) : w(in) {
-    caf::anon_send(w.batcher, executor_up{0, 99, w.system.spawn<hanging_executor>(taken)});
+  explicit by_hand(world& in, int flights = 1) : w(in) {
+    caf::anon_send(w.batcher, executor_up{0, 99, w.system.spawn<hanging_executor>(taken), flights});
     w.time.run();
   }
   std::size_t steps() const { return taken->size(); }
@@ -280,6 +281,29 @@ TEST_CASE("batcher: requests that arrive during a step join the next one, staged
   CHECK(device.steps() == 43);
   device.finish(42);
   CHECK(w.sink->terminal() == 44);
+}
+
+TEST_CASE(
+    "batcher: on a device with several flights a request starts beside the others, few rows") {
+  world w;
+  by_hand device(w, 3);
+  w.submit_text("first", 1);
+  w.time.run();
+  w.submit_text("second", 1);
+  w.time.run();
+  w.submit_text(std::string(500, 'x'), 1);
+  w.time.run();
+  CHECK(device.steps() == 3);  // nobody waited
+  w.submit_text("fourth", 1);
+  w.submit_text("fifth", 1);
+  w.time.run();
+  CHECK(device.steps() == 3);  // no more than three
+  device.finish(1);            // not the oldest
+  CHECK(device.steps() == 4);
+  CHECK(device.slices() == 2);
+  for (const std::size_t step : {3u, 0u, 2u}) device.finish(step);
+  CHECK(w.sink->terminal() == 5);
+  CHECK(w.pages->counts().used == 0);
 }
 
 TEST_CASE("batcher: a device lost for good ends what waits and what comes, at once and retryable") {

@@ -197,6 +197,46 @@ TEST_CASE("gpu step: a batch that breaks the contract is refused by name") {
   CHECK(refused(bad) == "slice.tokens");
 }
 
+TEST_CASE("gpu step: steps beside each other share the pages and have the bits they have alone") {
+  made_model file(made_shape());
+  gpu_device here(file);
+  here.again(false);
+  auto other = here.ops().beside();
+  REQUIRE(other);
+  const auto sampled = [&](int first_page, std::size_t from, std::size_t to, int seed) {
+    auto one = device::slice(file.tokens(40 + seed), pages_from(first_page, 4), from, to - from);
+    one.score_all = false;
+    one.sample_last = true;
+    one.sampling = std::make_shared<const model::sampling_parameters>(greedy(25));
+    return test::batch_of({one});
+  };
+  const auto same = [](const model::step_result& a, const model::step_result& b) {
+    const auto& x = a.slices[0].next;
+    const auto& y = b.slices[0].next;
+    if (x.id != y.id || x.top.size() != y.top.size()) return false;
+    return std::equal(x.top.begin(), x.top.end(), y.top.begin(), [](const auto& p, const auto& q) {
+      return p.id == q.id && p.logprob == q.logprob;
+    });
+  };
+  std::vector<model::micro_batch> parts{sampled(0, 0, 20, 1), sampled(10, 0, 25, 2),
+                                        sampled(0, 20, 40, 1), sampled(10, 25, 26, 2)};
+  std::vector<model::step_result> alone;
+  for (const auto& part : parts) alone.push_back(here.answer(part));
+  for (std::size_t i = 0; i < parts.size(); i += 2) {  // each continues what the other computed
+    model::step_result first, second;
+    model::ops& even = i == 0 ? here.ops() : **other;
+    model::ops& odd = i == 0 ? **other : here.ops();
+    REQUIRE(model::queue(even, parts[i], first));
+    REQUIRE(model::queue(odd, parts[i + 1], second));
+    while (!odd.done()) {
+    }
+    REQUIRE(odd.finish(second));
+    REQUIRE(even.finish(first));
+    CHECK(same(first, alone[i]));
+    CHECK(same(second, alone[i + 1]));
+  }
+}
+
 TEST_CASE("gpu step: a lost device refuses everything afterwards") {
   made_model file(made_shape());
   auto chosen = test::gpu_options();

@@ -26,9 +26,11 @@ void world::start() {
   limits.step_tokens_max = random.between(3, 96);
   limits.prefill_chunk = random.between(1, limits.step_tokens_max);
   limits.credits = random.between(1, 3);
+  flights = random.chance(60) ? 1 : random.between(2, 4);
   poison_percent = random.chance(30) ? random.between(1, 30) : 0;
   crashes_max = random.between(1, 4);
   plans = std::make_unique<scheduler::batch_scheduler>(limits, *books);
+  plans->set_flights(flights);
   memory.resize(static_cast<std::size_t>(pages) * page_tokens);
   for (int i = 0; i < 4; ++i) {
     std::vector<token> stem;
@@ -95,7 +97,8 @@ void world::plan_one() {
   check_shared_prompts(*batch);
   flying.push_back(std::move(*batch));
   check_decodes();
-  if (static_cast<int>(flying.size()) > limits.credits) fail("more micro-batches than credits");
+  if (static_cast<int>(flying.size()) > (flights > 1 ? flights : limits.credits))
+    fail("more micro-batches than credits");
   const auto counts = plans->stats();
   if (counts.running > limits.sequences_max) fail("more sequences than sequences_max");
 }
@@ -201,8 +204,21 @@ void world::take(const scheduler::progress& news) {
   ++out.finished;
 }
 
+// Beside each other they end in any order.
+void world::run_any() {
+  std::rotate(flying.begin(), flying.begin() + random.below(static_cast<int>(flying.size())),
+              flying.end());
+  if (client* poison = poison_in(flying.front())) return die_of(*poison);
+  execute(flying.front());
+  flying.pop_front();
+  const model::step_result result = std::move(executed.front());
+  executed.pop_front();
+  for (const auto& news : plans->complete(result)) take(news);
+}
+
 void world::complete_one() {
   if (flying.empty()) return;
+  if (flights > 1) return run_any();
   if (executed.empty()) run_next();
   if (executed.empty()) return;  // it died
   const model::step_result result = std::move(executed.front());
@@ -222,6 +238,7 @@ client* world::poison_in(const model::micro_batch& batch) {
 
 // The oldest micro-batch that has not run yet.
 void world::run_next() {
+  if (flights > 1) return run_any();
   const auto& batch = flying[executed.size()];
   if (client* poison = poison_in(batch))
     die_of(*poison);
@@ -243,6 +260,9 @@ void world::lose_device(bool ordered) {
   if (!flying.empty()) {
     const auto& blamed = planted == fault::blame_staged ? flying.back() : flying.front();
     for (const auto& part : blamed.slices) ran.push_back(part.sequence);
+    for (std::size_t i = 0; flights > 1 && i < flying.size(); ++i) {
+      for (const auto& part : flying[i].slices) ran.push_back(part.sequence);
+    }
   }
   for (const auto& suspect : plans->device_lost(ordered)) {
     client& owner = clients.at(suspect.id);

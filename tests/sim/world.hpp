@@ -69,6 +69,7 @@ struct world {
   void complete_one();
   void take(const scheduler::progress& news);
   void run_next();
+  void run_any();
   void lose_device(bool ordered);
   void die_of(client& poison);
   client* poison_in(const model::micro_batch& batch);
@@ -91,6 +92,7 @@ struct world {
   std::vector<std::vector<token>> stems;    // shared beginnings of prompts
   std::deque<model::micro_batch> flying;    // planned, oldest first
   std::deque<model::step_result> executed;  // results of the oldest ones of `flying`
+  int flights = 1;                          // more: they run beside each other, `executed` is empty
   std::uint64_t next_id = 1;
   sequence_id last_finished{};
   int open = 0;
