@@ -120,10 +120,10 @@ struct block_walk {
   int count = 0;
   const float* values(int i) const noexcept { return x + static_cast<std::size_t>(i) * x_step; }
   std::size_t block(int i) const noexcept { return at + static_cast<std::size_t>(i) * at_step; }
-  void skip(int blocks) noexcept {
-    x = values(blocks);
-    at = block(blocks);
-    count -= blocks;
+  void skip(int taken) noexcept {
+    x = values(taken);
+    at = block(taken);
+    count -= taken;
   }
 };
 
