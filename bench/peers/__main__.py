@@ -5,10 +5,14 @@
   python3 bench/peers --only llama,foretoken --rounds 3 --skip servers
   python3 bench/peers --smoke             one short round of what is installed
 
+Agreement does not depend on the minute: what was found is kept in agreement.json of the results' folder, and a later
+run that skips it still shows it.
+
 Needs the release build (scripts/run or scripts/test makes it). Installs into FORETOKEN_PEERS (several GB;
 default: peers/ in the cache folder), never into the repository; builds llama.cpp from its Python package."""
 
 import argparse
+import json
 import pathlib
 import sys
 
@@ -17,7 +21,7 @@ import install
 import report
 import rounds
 import servers
-from places import PEERS, PROGRAM, THREADS, say
+from places import PEERS, PROGRAM, THREADS, say, write_json
 
 
 def arguments():
@@ -43,13 +47,18 @@ def main():
     missing = {} if asked.smoke or "install" in skipped else install.install(only)
     results = {**report.stamp(turns, THREADS), "speed": {}, "peaks": [], "broken": {}, "missing": missing,
                "agreement": {}, "servers": {}, "resources": {}}
-    if "speed" not in skipped:
+    kept = asked.out / "agreement.json"
+    results["agreement"] = json.loads(kept.read_text()) if kept.exists() else {}
+    if not {"speed", "agreement"} <= skipped:
         running, not_there = engines.start(only)
         results["missing"].update(not_there)
         try:
-            results["speed"], results["peaks"], results["broken"] = rounds.measure(running, turns, asked.smoke)
+            if "speed" not in skipped:
+                results["speed"], results["peaks"], results["broken"] = rounds.measure(running, turns, asked.smoke)
             if "agreement" not in skipped and not asked.smoke:
-                results["agreement"] = rounds.agreement(running, asked.every)
+                for label, found in rounds.agreement(running, asked.every).items():
+                    results["agreement"][label] = {**found, **report.stamp(turns, THREADS)}
+                write_json(kept, results["agreement"])
             results["resources"] = {label: {"peak_bytes": engine.peak_bytes, "ready_seconds": engine.ready_seconds}
                                     for label, engine in running.items()}
         finally:

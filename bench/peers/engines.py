@@ -4,6 +4,7 @@ programs are run for each figure; engines that are libraries sit in a worker pro
 while another engine is measured, so that no waiting thread of theirs takes time."""
 
 import dataclasses
+import http.client
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ import threading
 import time
 
 import forms
+import servers
 from install import llama_tool, present, python
 from places import PROGRAM, THREADS, environment, model, say
 
@@ -40,6 +42,22 @@ class Program:
     peak_bytes = 0
     ready_seconds = None
 
+    served = None
+
+    def server(self):
+        """The same engine behind its own server, for next()."""
+        raise NotImplementedError
+
+    def next(self, prompts):
+        try:
+            self.served = self.served or self.server()
+            client = self.served.client()
+            found = [self.served.next_id(client, prompt) for prompt in prompts]
+            client.close()
+            return found
+        except (RuntimeError, OSError, ValueError, KeyError, IndexError, http.client.HTTPException) as why:
+            raise Failed(f"its server: {why}") from why
+
     def run(self, *words):
         begin = time.perf_counter()
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
@@ -58,12 +76,17 @@ class Program:
             return out.read()
 
     def close(self):
-        pass
+        if self.served:
+            self.served.close()
 
 
 class Foretoken(Program):
     def __init__(self, precision):
+        self.precision = precision
         self.flags = ["--model", model(), "--threads", THREADS, "--precision", precision]
+
+    def server(self):
+        return servers.Foretoken(self.precision)
 
     def figure(self, key, *words):
         out = self.run(PROGRAM, "bench", *self.flags, "--seconds", SECONDS, "--json", *words)
@@ -78,7 +101,11 @@ class Foretoken(Program):
 
 class LlamaCpp(Program):
     def __init__(self, kind):
+        self.kind = kind
         self.file = forms.llama_file(kind)
+
+    def server(self):
+        return servers.LlamaServer(self.kind)
 
     def prefill(self, tokens):
         out = self.run(llama_tool("llama-bench"), "-m", self.file, "-p", tokens, "-n", 0, "-t", THREADS,

@@ -69,7 +69,7 @@ def ratios(row, ours):
 
 def agreement(running, every):
     """Share of prefixes of the reference texts after which the engine's most probable token is float32's,
-    over every `every`-th position; only for engines that take token ids here."""
+    over every `every`-th position; those that an engine's answer does not tell (None) are not counted."""
     asked, wanted = [], []
     for path in sorted((REFERENCE / "top1").glob("*.json")):
         if path.stem == "multilingual":
@@ -80,14 +80,13 @@ def agreement(running, every):
             wanted.append(text["top1"][at - 1])
     found = {}
     for label, engine in running.items():
-        if not hasattr(engine, "next"):
-            continue
         try:
             got = [engine.next([ids])[0] for ids in asked]
         except Failed as why:
             say(f"{label}: agreement fails: {why}")
             continue
-        found[label] = {"positions": len(wanted),
-                        "agree": sum(a == b for a, b in zip(got, wanted)) / len(wanted)}
-        say(f"{label}: {found[label]['agree']:.4f} of {len(wanted)} positions as float32")
+        told = [(a, b) for a, b in zip(got, wanted) if a is not None]
+        found[label] = {"positions": len(told), "every": every,
+                        "agree": sum(a == b for a, b in told) / max(len(told), 1)}
+        say(f"{label}: {found[label]['agree']:.4f} of {len(told)} positions as float32")
     return found

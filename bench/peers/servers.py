@@ -2,6 +2,7 @@
 """Next-token latency through each engine's own HTTP server, on loopback, keep-alive, one token a request:
 fresh prompts with caches off, a text typed word by word with caches on, and 64 clients at once."""
 
+import functools
 import http.client
 import json
 import random
@@ -31,6 +32,19 @@ def free_port():
 
 def fresh_prompt():
     return [random.randrange(100, 49152) for _ in range(PROMPT_TOKENS)]
+
+
+@functools.cache
+def ids_of_pieces():
+    """{text of a token: its id}, from the tokenizer file of the model's float32 form."""
+    tokenizer = json.loads((forms.hugging_face() / "tokenizer.json").read_text(encoding="utf-8"))
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    byte_of = {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(others)}
+    found = {bytes(byte_of[letter] for letter in piece).decode("utf-8", "replace"): index
+             for piece, index in tokenizer["model"]["vocab"].items() if all(letter in byte_of for letter in piece)}
+    found = {text: index for text, index in found.items() if "\ufffd" not in text}
+    return found | {each["content"]: each["id"] for each in tokenizer["added_tokens"]}
 
 
 class Server:
@@ -85,6 +99,13 @@ class Foretoken(Server):
                 "--threads", THREADS, "--precision", self.precision, "--log-level", "error"]
 
 
+    def next_id(self, client, prompt):
+        """The id of the most probable token behind the prompt's ids; None: its bytes are a part of a character,
+        which the answer's text does not tell apart."""
+        answer = client.answer(self.path, {**self.body(prompt, True), "logprobs": 1})
+        return ids_of_pieces().get(answer["choices"][0]["logprobs"]["tokens"][0])
+
+
 class LlamaServer(Server):
     name = "llama"
     path = "/completion"
@@ -99,6 +120,9 @@ class LlamaServer(Server):
 
     def body(self, prompt, cached):
         return {"prompt": prompt, "n_predict": 1, "temperature": 0, "cache_prompt": cached}
+
+    def next_id(self, client, prompt):
+        return client.answer(self.path, {**self.body(prompt, True), "return_tokens": True})["tokens"][0]
 
 
 class VllmServer(Server):
@@ -119,17 +143,23 @@ class Client:
         self.connection.connect()
         self.connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
+    def post(self, path, body):
+        self.connection.request("POST", path, body, {"Content-Type": "application/json"})
+        answer = self.connection.getresponse()
+        text = answer.read()
+        if answer.status != 200:
+            raise ValueError(f"status {answer.status}: {text[:200]!r}")
+        return text
+
+    def answer(self, path, body):
+        return json.loads(self.post(path, json.dumps(body)))
+
     def ask(self, prompt, cached):
         """Seconds until one token was there."""
         body = json.dumps(self.server.body(prompt, cached))
         begin = time.perf_counter()
-        self.connection.request("POST", self.server.path, body, {"Content-Type": "application/json"})
-        answer = self.connection.getresponse()
-        text = answer.read()
-        took = time.perf_counter() - begin
-        if answer.status != 200:
-            raise ValueError(f"status {answer.status}: {text[:200]!r}")
-        return took
+        self.post(self.server.path, body)
+        return time.perf_counter() - begin
 
     def close(self):
         self.connection.close()
