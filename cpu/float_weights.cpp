@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/half.hpp"
+#include "cpu/linear_decode.hpp"
 
 namespace foretoken::cpu {
 namespace {
@@ -81,6 +82,10 @@ void fill(decoded_block& out, float scale, std::uint8_t quant) {
 bool packs_w8(const model::tensor& matrix, const options& chosen) noexcept {
   return chosen.floats == float_weights::w8 && chosen.precision != numerics::float32 &&
          quantised(matrix.type).values == 0 && matrix.columns % block_columns == 0;
+}
+
+const integer_form& w8_form() noexcept {
+  return quantised(model::dtype::q8_0).form;
 }
 
 void quantise_w8(const float* weights, decoded_block& out) {

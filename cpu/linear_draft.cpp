@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/half.hpp"
+#include "cpu/float_weights.hpp"
 #include "cpu/linear_plan.hpp"
 
 namespace foretoken::cpu {
@@ -84,6 +85,8 @@ void pack_draft_tile(const model::tensor& wide, int tile, std::byte* to) {
 }  // namespace
 
 bool can_draft(const model::tensor& wide, const options& chosen) noexcept {
+  // A draft's bounds are against the file's weights, which a head of w8 no longer has.
+  if (packs_w8(wide, chosen)) return false;
   const quantised_type& type = quantised(wide.type);
   return chosen.precision != numerics::float32 && (type.values == 0 || type.form.bits > 4) &&
          wide.columns % block_columns == 0;

@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "cpu/dispatch.hpp"
-#include "cpu/float_weights.hpp"
 #include "cpu/packed_weights.hpp"
 #include "cpu/row_kernels.hpp"
 
@@ -197,7 +196,6 @@ class packer {
       const std::int64_t first = std::int64_t{tile} * tile_rows;
       for (std::int64_t n = first; n < std::min(head.rows, first + tile_rows); ++n) {
         model::dequantise(head, n, 1, row.data());
-        if (packs_w8(head, chosen_)) round_to_w8(row.data(), head.columns);
         double squares = 0;
         for (const float value : row) squares += static_cast<double>(value) * value;
         out[static_cast<std::size_t>(n)] = static_cast<float>(1.00001 * std::sqrt(squares));

@@ -9,6 +9,7 @@
 #include "base/half.hpp"
 #include "cpu/dispatch.hpp"
 #include "cpu/float_weights.hpp"
+#include "cpu/linear_decode.hpp"
 #include "doctest/doctest.h"
 #include "tests/reference/linear_reference.hpp"
 
