@@ -108,15 +108,4 @@ void quantise_w8(const float* weights, decoded_block& out) {
   }
 }
 
-void round_to_w8(float* row, std::int64_t columns) {
-  decoded_block block;
-  for (std::int64_t first = 0; first < columns; first += block_columns) {
-    quantise_w8(row + first, block);
-    for (int i = 0; i < block_columns; ++i) {
-      row[first + i] =
-          block.scales[0] * static_cast<float>(int{block.quants[i]} - w8_form().offset);
-    }
-  }
-}
-
 }  // namespace foretoken::cpu

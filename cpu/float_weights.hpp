@@ -2,8 +2,6 @@
 #pragma once
 // Float weights as 8-bit ones with a scale per 32 columns (options::float_weights, w8).
 
-#include <cstdint>
-
 #include "cpu/options.hpp"
 #include "model/tensor.hpp"
 
@@ -21,8 +19,5 @@ const integer_form& w8_form() noexcept;
 // 32 weights in that form. The scale is an f16 value, of a few candidates that with the least
 // squared error. Weights that are not finite make all of the group NaN.
 void quantise_w8(const float* weights, decoded_block& out);
-
-// The values that quantise_w8() makes of a row. REQUIRES columns to be a multiple of 32.
-void round_to_w8(float* row, std::int64_t columns);
 
 }  // namespace foretoken::cpu

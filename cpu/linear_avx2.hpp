@@ -30,16 +30,6 @@ FORETOKEN_AVX2_INLINE __m256 widen_halves(const std::byte* from) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 }
 
-// Where the stream goes on: asked for a line at a time, between the multiplications.
-struct read_ahead {
-  const std::byte* at;
-  std::size_t stride;
-  FORETOKEN_AVX2_INLINE void next() {
-    _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
-    at += stride;
-  }
-};
-
 void integer_tile(const integer_stream& tile,
                   const integer_form& form,
                   const activations::storage& x,

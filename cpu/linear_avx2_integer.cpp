@@ -26,13 +26,13 @@
 
 #include "base/assert.hpp"
 #include "cpu/linear_avx2.hpp"
+#include "cpu/linear_stream.hpp"
 
 namespace foretoken::cpu {
 namespace {
 
 using avx2::load_words;
 using avx2::panels;
-using avx2::read_ahead;
 using avx2::widen_halves;
 
 FORETOKEN_AVX2_INLINE __m256i broadcast_quad(const void* from) {
@@ -51,19 +51,6 @@ FORETOKEN_AVX2_INLINE __m256 load_scales(const std::byte* scales) {
   if constexpr (Wide) return _mm256_loadu_ps(reinterpret_cast<const float*>(scales));
   return widen_halves(scales);
 }
-
-// What a few rows do with a tile.
-struct stream_job {
-  integer_stream tile;
-  int offset;
-  const activations::storage& x;
-  int first_row;
-  tile_output out;
-  struct {
-    const std::byte* at;
-    std::size_t bytes;
-  } ahead;  // what to ask for
-};
 
 // Rows of activations that pass over a tile together. Planes: of bytes; 0: words.
 template <int Planes, int Rows>
@@ -314,23 +301,9 @@ stream_function stream_of(int planes, int rows) {
 
 // Null for a form that no type has.
 stream_function find_stream(const integer_form& form, int planes, int rows) {
-  const bool minima = form.has_minima;
-  if (form.bits == 4 && form.group == 32 && !form.wide_scales) {
-    return minima ? stream_of<4, 32, false, true>(planes, rows)
-                  : stream_of<4, 32, false, false>(planes, rows);
-  }
-  if (form.bits == 4 && form.wide_scales) {
-    if (form.group == 32) return minima ? stream_of<4, 32, true, true>(planes, rows) : nullptr;
-    return minima ? stream_of<4, 16, true, true>(planes, rows)
-                  : stream_of<4, 16, true, false>(planes, rows);
-  }
-  if (form.bits == 8 && form.group == 32) {
-    if (form.wide_scales) return minima ? stream_of<8, 32, true, true>(planes, rows) : nullptr;
-    return minima ? stream_of<8, 32, false, true>(planes, rows)
-                  : stream_of<8, 32, false, false>(planes, rows);
-  }
-  const bool known = form.bits == 8 && form.group == 16 && form.wide_scales && !minima;
-  return known ? stream_of<8, 16, true, false>(planes, rows) : nullptr;
+  return with_form(form, [&]<int Bits, int Group, bool Wide, bool Minima>() {
+    return stream_of<Bits, Group, Wide, Minima>(planes, rows);
+  });
 }
 
 }  // namespace

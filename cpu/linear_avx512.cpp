@@ -48,19 +48,6 @@ FORETOKEN_AVX512_INLINE __m512 load_scales(const std::byte* scales, int vector) 
   return widen_halves(scales + 32 * vector);
 }
 
-// What a few rows do with a tile.
-struct stream_job {
-  integer_stream tile;
-  group_starts starts;
-  const activations::storage& x;
-  int first_row;
-  tile_output out;
-  struct {
-    const std::byte* at;
-    std::size_t bytes;
-  } ahead;  // what to ask for
-};
-
 // ---- scales of a group: from its record, or from a table ----
 
 // Those of a record, multiplied by a row's factor when they are used.
@@ -139,6 +126,7 @@ FORETOKEN_AVX512_INLINE void stream_panels(const stream_job& job,
                                            const float* table,
                                            read_ahead ahead) {
   constexpr integer_form form{Bits, Group, Wide, Minima, 0};
+  const group_starts starts = start_of(job.offset);
   row_block<Planes, Rows> rows(job.x, job.first_row);
   block_sums<Planes, Rows, Panels> block;
 #pragma GCC unroll 16
@@ -148,7 +136,7 @@ FORETOKEN_AVX512_INLINE void stream_panels(const stream_job& job,
     const std::byte* const scales = record + form.quant_bytes();
     for (int g = 0; g < form.groups(); ++g) {
       const std::byte* const quants = record + g * Group * tile_rows * Bits / 8 + first_panel * 64;
-      begin_sums<!Minima>(job.x, rows, job.starts.first + g * job.starts.step, block);
+      begin_sums<!Minima>(job.x, rows, starts.first + g * starts.step, block);
       if constexpr (Bits == 4) {
         multiply_nibbles<Group>(quants, rows, g * Group, ahead, block);
       } else {
@@ -227,30 +215,17 @@ struct form_kernels {
 };
 
 template <int Bits, int Group, bool Wide, bool Minima>
-form_kernels kernels_with() {
-  return {
-      {stream_rows<Bits, Group, Wide, Minima, 2, 1>, stream_rows<Bits, Group, Wide, Minima, 2, 2>},
-      {stream_rows<Bits, Group, Wide, Minima, 1, 1>, stream_rows<Bits, Group, Wide, Minima, 1, 2>,
-       stream_rows<Bits, Group, Wide, Minima, 1, 3>, stream_rows<Bits, Group, Wide, Minima, 1, 4>},
-      stream_many<Bits, Group, Wide, Minima>};
-}
+constexpr form_kernels kernels_with = {
+    {stream_rows<Bits, Group, Wide, Minima, 2, 1>, stream_rows<Bits, Group, Wide, Minima, 2, 2>},
+    {stream_rows<Bits, Group, Wide, Minima, 1, 1>, stream_rows<Bits, Group, Wide, Minima, 1, 2>,
+     stream_rows<Bits, Group, Wide, Minima, 1, 3>, stream_rows<Bits, Group, Wide, Minima, 1, 4>},
+    stream_many<Bits, Group, Wide, Minima>};
 
-// Nothing for a form that no type has.
-form_kernels find_kernels(const integer_form& form) {
-  const bool minima = form.has_minima;
-  if (form.bits == 4 && form.group == 32 && !form.wide_scales) {
-    return minima ? kernels_with<4, 32, false, true>() : kernels_with<4, 32, false, false>();
-  }
-  if (form.bits == 4 && form.wide_scales) {
-    if (form.group == 32) return minima ? kernels_with<4, 32, true, true>() : form_kernels{};
-    return minima ? kernels_with<4, 16, true, true>() : kernels_with<4, 16, true, false>();
-  }
-  if (form.bits == 8 && form.group == 32) {
-    if (form.wide_scales) return minima ? kernels_with<8, 32, true, true>() : form_kernels{};
-    return minima ? kernels_with<8, 32, false, true>() : kernels_with<8, 32, false, false>();
-  }
-  const bool known = form.bits == 8 && form.group == 16 && form.wide_scales && !minima;
-  return known ? kernels_with<8, 16, true, false>() : form_kernels{};
+// Null for a form that no type has.
+const form_kernels* find_kernels(const integer_form& form) {
+  return with_form(form, []<int Bits, int Group, bool Wide, bool Minima>() {
+    return &kernels_with<Bits, Group, Wide, Minima>;
+  });
 }
 
 void integer_tile(const integer_stream& tile,
@@ -259,24 +234,25 @@ void integer_tile(const integer_stream& tile,
                   row_range rows,
                   tile_output out) {
   static_assert(table_rows >= 4);
-  const form_kernels kernels = find_kernels(form);
-  FORETOKEN_ASSERT(kernels.many != nullptr);
+  FORETOKEN_ASSERT(form.has_minima == (form.offset == 0));
+  const form_kernels* const kernels = find_kernels(form);
+  FORETOKEN_ASSERT(kernels != nullptr);
   const int most = 4 / x.planes;
   const int count = rows.end - rows.begin;
   const int passes = (count + most - 1) / most;
   const std::size_t bytes = form.record_bytes() * static_cast<std::size_t>(tile.blocks);
   const std::size_t share = tile.next == nullptr ? 0 : bytes / static_cast<std::size_t>(passes);
-  stream_job job{
-      tile, start_of(form), x, rows.begin, out, {tile.next ? tile.next : tile.records, share}};
+  stream_job job{tile,       form.offset, x,
+                 rows.begin, out,         {tile.next ? tile.next : tile.records, share}};
   if (x.planes == 1 && form.bits == 4 && count >= table_rows &&
       tile.blocks * form.groups() <= table_groups) {
     const int blocks = count / most;
     job.ahead.bytes = share * static_cast<std::size_t>(blocks);
-    kernels.many(job, blocks);
+    kernels->many(job, blocks);
     job.first_row += blocks * most;
     job.ahead = {job.ahead.at + job.ahead.bytes, share};
   }
-  const stream_function* const by_rows = x.planes == 2 ? kernels.exact : kernels.fast;
+  const stream_function* const by_rows = x.planes == 2 ? kernels->exact : kernels->fast;
   while (job.first_row < rows.end) {
     const int taken = std::min(most, rows.end - job.first_row);
     by_rows[taken - 1](job);

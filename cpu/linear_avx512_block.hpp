@@ -8,6 +8,7 @@
 
 #include "base/assert.hpp"
 #include "cpu/linear_avx512.hpp"
+#include "cpu/linear_stream.hpp"
 
 namespace foretoken::cpu::avx512 {
 
@@ -20,17 +21,6 @@ FORETOKEN_AVX512_INLINE __m512i broadcast_quad(const std::int8_t* q) {
   std::memcpy(&quad, q, sizeof quad);
   return _mm512_set1_epi32(quad);
 }
-
-// Where the stream goes on: asked for a line at a time, between the multiplications.
-// The second-level cache is where it fits: the first holds the tile that is multiplied.
-struct read_ahead {
-  const std::byte* at;
-  std::size_t stride;
-  FORETOKEN_AVX512_INLINE void next() {
-    _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
-    at += stride;
-  }
-};
 
 // Rows of activations that pass over a tile together.
 template <int Planes, int Rows>
@@ -90,15 +80,14 @@ struct group_starts {
   int step = 0;  // to the second group of 16 columns
 };
 
-inline group_starts start_of(const integer_form& form) noexcept {
-  FORETOKEN_ASSERT(form.has_minima == (form.offset == 0));
-  switch (form.offset) {
+inline group_starts start_of(int offset) noexcept {
+  switch (offset) {
     case 8: return {0, 0};
     case 16: return {1, 0};
     case 128: return {2, 0};
     case 4: return {4, 1};
     case 32: return {6, 1};
-    default: FORETOKEN_ASSERT(form.offset == 0); return {};
+    default: FORETOKEN_ASSERT(offset == 0); return {};
   }
 }
 

@@ -123,7 +123,7 @@ class packer {
   status pack_into(std::unique_ptr<const linear>& target,
                    const std::vector<tensor>& parts,
                    bool interleave) {
-    if (file_.outline) return lay_out(target, parts, interleave);
+    if (file_.outline) return keep_blank(target, linear::lay_out(parts, interleave, chosen_));
     auto packed = linear::pack(parts, interleave, chosen_, threads_);
     if (!packed) return std::move(packed).error();
     target = std::move(packed).value();
@@ -171,13 +171,7 @@ class packer {
 
   status pack_draft(std::unique_ptr<const linear>& target, const tensor& head) {
     if (!can_draft(head, chosen_)) return {};
-    if (file_.outline) {
-      auto blank = linear::lay_out_draft(head, chosen_);
-      if (!blank) return std::move(blank).error();
-      target = std::move(blank->matrix);
-      blanks.push_back(blank->bytes);
-      return {};
-    }
+    if (file_.outline) return keep_blank(target, linear::lay_out_draft(head, chosen_));
     auto packed = linear::pack_draft(head, chosen_, threads_);
     if (!packed) return std::move(packed).error();
     target = std::move(packed).value();
@@ -205,10 +199,7 @@ class packer {
   }
 
  private:
-  status lay_out(std::unique_ptr<const linear>& target,
-                 const std::vector<tensor>& parts,
-                 bool interleave) {
-    auto blank = linear::lay_out(parts, interleave, chosen_);
+  status keep_blank(std::unique_ptr<const linear>& target, result<linear::blank> blank) {
     if (!blank) return std::move(blank).error();
     target = std::move(blank->matrix);
     blanks.push_back(blank->bytes);

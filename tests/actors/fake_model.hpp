@@ -41,7 +41,18 @@ struct poison {
   int position = 0;
 };
 
-class fake_device final : public model::ops {
+// No layers: all is done by begin() and head().
+class fake_ops : public model::ops {
+ public:
+  void embed() override {}
+  void attention_input(int) override {}
+  void attention(int) override {}
+  void attention_output(int) override {}
+  void ffn_input(int) override {}
+  void ffn_output(int) override {}
+};
+
+class fake_device final : public fake_ops {
  public:
   fake_device(int pages,
               std::shared_ptr<std::atomic<int>> steps_left,
@@ -67,12 +78,6 @@ class fake_device final : public model::ops {
     }
     return {};
   }
-  void embed() override {}
-  void attention_input(int) override {}
-  void attention(int) override {}
-  void attention_output(int) override {}
-  void ffn_input(int) override {}
-  void ffn_output(int) override {}
 
   status head(model::step_result& out) override {
     for (const auto& slice : batch_->slices) {
@@ -122,7 +127,7 @@ class fake_device final : public model::ops {
 
 // Runs several steps beside each other: each ends only after some looks at it, so that they end in
 // another order than they began.
-class fake_flights final : public model::ops {
+class fake_flights final : public fake_ops {
  public:
   fake_flights(std::shared_ptr<fake_device> device, int flights, unsigned seed)
       : device_(std::move(device)), flights_(flights), random_(seed) {}
@@ -134,12 +139,6 @@ class fake_flights final : public model::ops {
     looks_ = static_cast<int>(random_() % 20);
     return {};
   }
-  void embed() override {}
-  void attention_input(int) override {}
-  void attention(int) override {}
-  void attention_output(int) override {}
-  void ffn_input(int) override {}
-  void ffn_output(int) override {}
   status head(model::step_result&) override { return {}; }
   bool done() override { return --looks_ < 0; }
   status finish(model::step_result& out) override {

@@ -195,6 +195,15 @@ TEST_CASE("linear: only whole groups become 8 bits, and not in float32") {
   CHECK(packed_bytes({&whole.view, 1}, chosen) == 64 * 64 * 2);
 }
 
+// A group's values after quantise_w8().
+void round_to_w8(float (&weights)[block_columns]) {
+  decoded_block block;
+  quantise_w8(weights, block);
+  for (int i = 0; i < block_columns; ++i) {
+    weights[i] = block.scales[0] * static_cast<float>(int{block.quants[i]} - w8_form().offset);
+  }
+}
+
 // The squared error of a group against what the scale of its largest weight alone gives.
 TEST_CASE("float weights: the search is never worse than the largest weight's scale") {
   std::mt19937 random(11);
@@ -203,7 +212,7 @@ TEST_CASE("float weights: the search is never worse than the largest weight's sc
     float weights[block_columns];
     float rounded[block_columns];
     for (int i = 0; i < block_columns; ++i) rounded[i] = weights[i] = normal(random);
-    round_to_w8(rounded, block_columns);
+    round_to_w8(rounded);
     float largest = 0;
     for (const float weight : weights) largest = std::max(largest, std::fabs(weight));
     const float scale = f16_to_float(float_to_f16(largest / 127));

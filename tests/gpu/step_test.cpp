@@ -20,26 +20,15 @@ using test::pages_from;
 
 // Sizes that need padding: heads of 24 with 12 rotated pairs, a feed-forward size of 92.
 model::hyperparameters made_shape(bool gated = true) {
-  model::hyperparameters shape;
-  shape.layers = 2;
-  shape.width = 64;
-  shape.heads = 6;
-  shape.kv_heads = 2;
-  shape.head_dim = 24;
+  model::hyperparameters shape = test::small_shape();
   shape.ffn = 92;
-  shape.vocabulary = 130;
-  shape.context = 512;
-  shape.norm_epsilon = 1e-5f;
-  shape.query_scale = 0.2f;
   if (gated) {
-    model::rope_parameters rope;
-    for (int i = 0; i < 12; ++i) rope.frequency.push_back(std::pow(0.4f, static_cast<float>(i)));
-    shape.ropes = {rope};
     shape.attention = {{0, 0}, {20, 0}};
     shape.attention_softcap = 5;
     shape.final_softcap = 9;
     return shape;
   }
+  shape.ropes.clear();
   shape.norm = model::norm_kind::layer;
   shape.activation = model::activation_kind::gelu_tanh;
   shape.learned_positions = true;

@@ -6,35 +6,13 @@
 #include <set>
 
 #include "doctest/doctest.h"
+#include "tests/scheduler/sequences.hpp"
 
 using namespace foretoken;
 using namespace foretoken::scheduler;
+using namespace foretoken::scheduler::testing;
 
 namespace {
-
-new_sequence make(int id, int prompt, int max_tokens, int from = 0) {
-  std::vector<token> tokens(static_cast<std::size_t>(prompt));
-  std::iota(tokens.begin(), tokens.end(), from);
-  new_sequence out;
-  out.id = sequence_id{static_cast<std::uint64_t>(id)};
-  out.space = cache::cache_namespace{1};
-  out.prompt = std::make_shared<const std::vector<token>>(std::move(tokens));
-  out.sampling = std::make_shared<const model::sampling_parameters>();
-  out.max_tokens = max_tokens;
-  return out;
-}
-
-model::step_result answer(const model::micro_batch& batch) {
-  model::step_result result;
-  result.step = batch.step;
-  for (const auto& part : batch.slices) {
-    model::slice_result one;
-    one.sequence = part.sequence;
-    if (part.sample_last) one.next.id = 7000 + static_cast<token>(part.generated_count);
-    result.slices.push_back(one);
-  }
-  return result;
-}
 
 std::set<int> in(const std::optional<model::micro_batch>& batch) {
   std::set<int> out;

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// What the vector kernels share that stream a tile of integer weights past rows of activations.
+// Included by cpu/linear_avx*.cpp only.
+
+#include "cpu/linear_kernels.hpp"
+
+namespace foretoken::cpu {
+
+// Where the stream goes on: asked for a line at a time, between the multiplications.
+// The second-level cache is where it fits: the first holds the tile that is multiplied.
+struct read_ahead {
+  const std::byte* at;
+  std::size_t stride;
+  __attribute__((always_inline)) inline void next() {
+    __builtin_prefetch(at, 0, 2);
+    at += stride;
+  }
+};
+
+// What a few rows do with a tile.
+struct stream_job {
+  integer_stream tile;
+  int offset;
+  const activations::storage& x;
+  int first_row;
+  tile_output out;
+  struct {
+    const std::byte* at;
+    std::size_t bytes;
+  } ahead;  // what to ask for
+};
+
+// make.operator()<Bits, Group, Wide, Minima>() for a form; nothing for one that no type has.
+template <class Make>
+auto with_form(const integer_form& form, const Make& make) {
+  using made = decltype(make.template operator()<4, 32, false, true>());
+  const bool minima = form.has_minima;
+  if (form.bits == 4 && form.group == 32 && !form.wide_scales) {
+    return minima ? make.template operator()<4, 32, false, true>()
+                  : make.template operator()<4, 32, false, false>();
+  }
+  if (form.bits == 4 && form.wide_scales) {
+    if (form.group == 32) return minima ? make.template operator()<4, 32, true, true>() : made{};
+    return minima ? make.template operator()<4, 16, true, true>()
+                  : make.template operator()<4, 16, true, false>();
+  }
+  if (form.bits == 8 && form.group == 32) {
+    if (form.wide_scales) return minima ? make.template operator()<8, 32, true, true>() : made{};
+    return minima ? make.template operator()<8, 32, false, true>()
+                  : make.template operator()<8, 32, false, false>();
+  }
+  const bool known = form.bits == 8 && form.group == 16 && form.wide_scales && !minima;
+  return known ? make.template operator()<8, 16, true, false>() : made{};
+}
+
+}  // namespace foretoken::cpu
