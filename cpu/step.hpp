@@ -104,6 +104,7 @@ class step final : public model::ops {
                  const tile_inputs& inputs,
                  int rows,
                  Work&& work);
+  void read_while_waiting(const linear& following) noexcept;
   const linear& after_layer(int layer) const noexcept;
   // Inputs of 16 bits: in fast, an object of their own.
   activations& precise_inputs() noexcept { return precise_ ? *precise_ : inputs_; }

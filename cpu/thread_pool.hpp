@@ -6,7 +6,9 @@
 // to sleep never holds up the others by more than one ticket. Waiting threads spin briefly, then
 // park.
 
+#include <cstddef>
 #include <memory>
+#include <span>
 #include <type_traits>
 
 namespace foretoken::cpu {
@@ -19,6 +21,11 @@ class thread_pool {
   int threads() const noexcept;
   // The first ticket of a thread's share; for threads(): `tickets`.
   int first_ticket(int thread, int tickets) const noexcept;
+
+  // What a thread reads in a later phase: it asks the memory for it while it waits, be it in
+  // several waits. The bytes must live as long as the pool, or until others take their place and a
+  // phase has run. The caller's to call, between phases.
+  void read_while_waiting(int thread, std::span<const std::byte> later) noexcept;
 
   // Runs work(ticket, thread) for every ticket in [0, tickets), and returns when all are done. One
   // caller at a time. `work` must not throw and must not depend on which thread runs it.

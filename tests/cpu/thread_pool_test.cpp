@@ -3,6 +3,8 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstddef>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -24,6 +26,21 @@ TEST_CASE("thread_pool: every ticket runs once, in every phase") {
       });
       for (const int count : runs) REQUIRE(count == 1);
     }
+  }
+}
+
+TEST_CASE("thread_pool: what waiting threads ask for changes no phase") {
+  thread_pool pool(2);
+  const std::vector<std::byte> bytes(100000);
+  for (int phase = 0; phase < 2000; ++phase) {
+    for (int thread = 0; thread < pool.threads(); ++thread) {
+      const auto first =
+          static_cast<std::size_t>(phase / 3 * 97 % 1000);  // some stay, as in a step
+      pool.read_while_waiting(thread, std::span(bytes).subspan(first, first * 99));
+    }
+    std::atomic<int> runs{0};
+    pool.run(5, [&](int ticket, int) { runs.fetch_add(1 << 4 * ticket); });
+    REQUIRE(runs.load() == 0x11111);
   }
 }
 
