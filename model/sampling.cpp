@@ -9,8 +9,7 @@
 //   6 one draw by inverse distribution: over candidates largest first when 3 or 4 cut, by id
 //   otherwise
 // Every order among tokens is (value descending, id ascending), so ties never depend on how the
-// candidates were found. Sums run in double, in fixed lanes. Probabilities use our own exp: the C
-// library's differs between CPUs with and without FMA.
+// candidates were found. Sums run in double, in fixed lanes.
 #include "model/sampling.hpp"
 
 #include <algorithm>
@@ -20,12 +19,13 @@
 #include <limits>
 
 #include "model/philox.hpp"
+#include "model/token_weights.hpp"
 
 namespace foretoken::model {
 namespace {
 
-constexpr std::size_t lanes = 16;   // accumulators of a pass: what lets the compiler use vectors
-constexpr std::size_t block = 512;  // logits looked at between two decisions
+constexpr std::size_t lanes = 16;  // accumulators of a pass: what lets the compiler use vectors
+constexpr std::size_t block = weights_block;  // logits looked at between two decisions
 constexpr std::size_t heap_max = 1024;  // larger selections partition instead of keeping a heap
 constexpr float most = std::numeric_limits<float>::max();
 
@@ -103,49 +103,6 @@ peak find_peak(std::span<const float> logits) noexcept {
     if (logits[i] == best.value) best.id = static_cast<token>(i);
   }
   return best;
-}
-
-// e^x for x <= 0, relative error below 2e-7; 0 below -87. Plain float arithmetic, no branch.
-inline float exponential(float x) noexcept {
-  const float shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to an integer
-  const float k = shifted - 12582912.0f;
-  const float r = (x - k * 0.693359375f) - k * -2.12194440e-4f;
-  float p = 1.0f / 5040.0f;
-  p = p * r + 1.0f / 720.0f;
-  p = p * r + 1.0f / 120.0f;
-  p = p * r + 1.0f / 24.0f;
-  p = p * r + 1.0f / 6.0f;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  const std::uint32_t power = (std::bit_cast<std::uint32_t>(shifted) + 127u) << 23;
-  const float value = p * std::bit_cast<float>(power);
-  return x < -87.0f ? 0.0f : value;
-}
-
-// Sum in fixed lanes: the same order on every machine.
-double block_sum(const float* x, std::size_t n) noexcept {
-  std::array<double, 8> sum{};
-  std::size_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    for (std::size_t j = 0; j < 8; ++j) sum[j] += static_cast<double>(x[i + j]);
-  }
-  for (; i < n; ++i) sum[0] += static_cast<double>(x[i]);
-  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
-}
-
-// out[i] = e^((x[i] - top) / temperature); returns their sum.
-double weigh(std::span<const float> x, float top, float temperature, std::vector<float>& out) {
-  out.resize(x.size());
-  double total = 0;
-  for (std::size_t start = 0; start < x.size(); start += block) {
-    const std::size_t count = std::min(block, x.size() - start);
-    const float* from = x.data() + start;
-    float* to = out.data() + start;
-    for (std::size_t i = 0; i < count; ++i) to[i] = exponential((from[i] - top) / temperature);
-    total += block_sum(to, count);
-  }
-  return total;
 }
 
 // The k first in order, in order. A heap whose root is the worst kept; blocks that cannot beat it
@@ -246,7 +203,7 @@ token draw_all(std::vector<float>& weights, double total, float least, double u)
     total = 0;
     for (float& w : weights) w = w < least ? 0.0f : w;
     for (std::size_t s = 0; s < weights.size(); s += block) {
-      total += block_sum(weights.data() + s, std::min(block, weights.size() - s));
+      total += sum_in_lanes(weights.data() + s, std::min(block, weights.size() - s));
     }
   }
   const double target = u * total;
@@ -254,7 +211,7 @@ token draw_all(std::vector<float>& weights, double total, float least, double u)
   token last = -1;
   for (std::size_t start = 0; start < weights.size(); start += block) {
     const std::size_t count = std::min(block, weights.size() - start);
-    const double here = block_sum(weights.data() + start, count);
+    const double here = sum_in_lanes(weights.data() + start, count);
     const bool inside = sum + here > target;
     double running = sum;
     for (std::size_t i = start; inside && i < start + count; ++i) {
@@ -338,7 +295,7 @@ token draw(std::span<const float> x,
     own.weights.resize(n);  // only the picked entries are written and read
     for (const candidate& c : own.picked) {
       own.weights[static_cast<std::size_t>(c.id)] =
-          exponential((c.value - top.value) / p.temperature);
+          weight_of((c.value - top.value) / p.temperature);
     }
     return draw_picked(own.picked, own.weights, mass(own.picked, own.weights), p, u);
   }
