@@ -2,6 +2,7 @@
 """What each layer of optimisation brings, from the usual pipeline upwards.
 
   python3 bench/naive [--tokens 200] [--parts pipeline,kernels,server] [--docs]
+  python3 bench/naive --smoke         the parts that need no other engine, briefly; nothing is kept
 
 The first rung is the 1x: transformers in float32, without a cache, one request at a time. Each following
 rung adds one thing. Needs the release build and, for the part `pipeline`, the transformers environment that
@@ -17,7 +18,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "peers")
 import forms  # noqa: E402
 import install  # noqa: E402
 import served  # noqa: E402
-from places import PEERS, PROGRAM, ROOT, THREADS, model, say, text_of, write_json  # noqa: E402
+from places import (PEERS, PROGRAM, ROOT, THREADS, model, say, skip_without_model, text_of,  # noqa: E402
+                    write_json)
 from report import processor, stamp  # noqa: E402
 
 BEGIN, END = "<!-- ladder: begin -->", "<!-- ladder: end -->"
@@ -29,24 +31,26 @@ KEPT = PEERS / "ladder.json"
 
 # ---- measuring ----
 
-def measure_pipeline(tokens, runs):
+def measure_pipeline(tokens, runs, _):
     if not install.present("transformers"):
         raise SystemExit("transformers is not installed: python3 bench/peers installs it")
     return json.loads(text_of(install.python("transformers"), pathlib.Path(__file__).parent / "pipeline.py",
                               forms.hugging_face(), THREADS, tokens, runs))
 
 
-def measure_kernels(tokens, _):
+def measure_kernels(tokens, _, smoke):
     found = {}
     for precision in PRECISIONS:
         found[precision] = json.loads(text_of(
-            PROGRAM, "bench", "--model", model(), "--threads", THREADS, "--precision", precision, "--seconds", 2,
+            PROGRAM, "bench", "--model", model(), "--threads", THREADS, "--precision", precision, "--seconds",
+            0.1 if smoke else 2,
             "--json", "--prefill", tokens, "--decode", *BATCHES, "--context", tokens))
     return found
 
 
-def measure_server(tokens, _):
-    return {precision: served.measure(precision, tokens) for precision in PRECISIONS}
+def measure_server(tokens, _, smoke):
+    load = served.SMOKE if smoke else served.Load()
+    return {precision: served.measure(precision, tokens, load) for precision in PRECISIONS}
 
 
 PARTS = {"pipeline": measure_pipeline, "kernels": measure_kernels, "server": measure_server}
@@ -135,6 +139,11 @@ def into_docs(text):
     page.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")
 
 
+def smoke_page(tokens):
+    parts = {part: {**stamp(1, THREADS), "found": PARTS[part](tokens, 1, True)} for part in ("kernels", "server")}
+    return page_of(parts, tokens)
+
+
 def main():
     parser = argparse.ArgumentParser(prog="bench/naive", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -142,11 +151,15 @@ def main():
     parser.add_argument("--runs", type=int, default=15, help="of the pipeline; each stage is their median")
     parser.add_argument("--parts", default=",".join(PARTS), help="what to measure now; empty: only the table")
     parser.add_argument("--docs", action="store_true", help="write the table into docs/performance.md")
+    parser.add_argument("--smoke", action="store_true")
     asked = parser.parse_args()
+    if asked.smoke:
+        skip_without_model()
+        return print(smoke_page(40))
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     for part in filter(None, asked.parts.split(",")):
         say(f"measuring {part}")
-        kept[part] = {**stamp(1, THREADS), "tokens": asked.tokens, "found": PARTS[part](asked.tokens, asked.runs)}
+        kept[part] = {**stamp(1, THREADS), "tokens": asked.tokens, "found": PARTS[part](asked.tokens, asked.runs, False)}
         write_json(KEPT, kept)
     text = page_of({part: row for part, row in kept.items() if row["tokens"] == asked.tokens}, asked.tokens)
     print(text)

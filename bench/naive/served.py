@@ -5,6 +5,7 @@ The prompts have the ladder's number of tokens; typed ones that many in the midd
 server's own histograms (/metrics) of the same requests; tokenising is what /tokenize takes longer than
 /healthz."""
 
+import dataclasses
 import http.client
 import json
 import re
@@ -15,9 +16,18 @@ import time
 import servers
 from places import REFERENCE
 
-REQUESTS = 60
 CLIENTS = 32
-SECONDS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    requests: int = 60  # of each kind, one after the other
+    clients: int = CLIENTS
+    seconds: float = 6  # of all clients at once
+
+
+PUBLISHED_EVERY = 1  # seconds, by the server's metrics
+SMOKE = Load(requests=6, clients=4, seconds=0.3)
 
 
 def words_of_all_texts():
@@ -47,15 +57,16 @@ class Calls:
         answer = json.loads(self.ask("POST", "/tokenize", {"text": text}))
         return len(answer["tokens"])
 
-    def milliseconds(self, *what):
+    def milliseconds(self, times, *what):
         def once():
             begin = time.perf_counter()
             self.ask(*what)
             return 1e3 * (time.perf_counter() - begin)
-        return statistics.median(once() for _ in range(REQUESTS))
+        return statistics.median(once() for _ in range(times))
 
     def milliseconds_in(self, histogram):
-        """The sum of what it counted so far."""
+        """The sum of what it counted so far, once the server has published it."""
+        time.sleep(1.2 * PUBLISHED_EVERY)
         found = re.search(rf"^{histogram}_sum (\S+)", self.ask("GET", "/metrics"), re.MULTILINE)
         return 1e3 * float(found.group(1))
 
@@ -82,25 +93,25 @@ def staged(calls, client, prompts, tokenise):
             "stages": {"tokenise": tokenise, "steps": steps, "rest": rest}}
 
 
-def crowd(server, words, count):
-    """CLIENTS people type at once, each a text of its own that the server knows up to the last word."""
-    times, answered, spans = [], [0] * CLIENTS, [0.0] * CLIENTS
-    all_known = threading.Barrier(CLIENTS)
+def crowd(server, words, count, load):
+    """load.clients people type at once, each a text of its own that the server knows up to the last word."""
+    times, answered, spans = [], [0] * load.clients, [0.0] * load.clients
+    all_known = threading.Barrier(load.clients)
 
     def work(index):
         client = server.client()
-        first, length = 40 * index, count - REQUESTS // 2
+        first, length = 40 * index, count - load.requests // 2
         client.ask(" ".join(words[first:first + length]), True)
         all_known.wait()
         begin = time.perf_counter()
-        while time.perf_counter() < begin + SECONDS:
+        while time.perf_counter() < begin + load.seconds:
             length += 1
             times.append(client.ask(" ".join(words[first:first + length]), True))
             answered[index] += 1
         spans[index] = time.perf_counter() - begin
         client.close()
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(CLIENTS)]
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(load.clients)]
     for each in threads:
         each.start()
     for each in threads:
@@ -108,7 +119,7 @@ def crowd(server, words, count):
     return {"latency_ms": 1e3 * statistics.median(times), "predictions_per_second": sum(answered) / max(spans)}
 
 
-def measure(precision, tokens):
+def measure(precision, tokens, load=Load()):
     """{load: {latency_ms, predictions_per_second, stages}} of one server."""
     words = words_of_all_texts()
     server = servers.Foretoken(precision)
@@ -116,16 +127,16 @@ def measure(precision, tokens):
         calls, client = Calls(server), server.client()
         count = window(words, 0, calls, tokens)
         prompt = " ".join(words[:count])
-        tokenise = max(0.0, calls.milliseconds("POST", "/tokenize", {"text": prompt}) -
-                       calls.milliseconds("GET", "/healthz"))
+        tokenise = max(0.0, calls.milliseconds(load.requests, "POST", "/tokenize", {"text": prompt}) -
+                       calls.milliseconds(load.requests, "GET", "/healthz"))
         # No two of these begin alike.
-        fresh = [f"{number}. {prompt}" for number in range(REQUESTS)]
-        begin = count - REQUESTS // 2
-        typed = [" ".join(words[:begin + more]) for more in range(REQUESTS + 1)]
+        fresh = [f"{number}. {prompt}" for number in range(load.requests)]
+        begin = count - load.requests // 2
+        typed = [" ".join(words[:begin + more]) for more in range(load.requests + 1)]
         client.ask(typed[0], True)
         found = {"fresh": staged(calls, client, fresh, tokenise),
                  "typed": staged(calls, client, typed[1:], tokenise),
-                 "crowd": crowd(server, words, count)}
+                 "crowd": crowd(server, words, count, load)}
         client.close()
         return found
     finally:

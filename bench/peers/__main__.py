@@ -21,7 +21,7 @@ import install
 import report
 import rounds
 import servers
-from places import PEERS, PROGRAM, THREADS, say, write_json
+from places import PEERS, PROGRAM, THREADS, say, skip_without_model, write_json
 
 
 def arguments():
@@ -43,6 +43,8 @@ def main():
     skipped = set(asked.skip.split(","))
     if not PROGRAM.exists():
         sys.exit(f"{PROGRAM} is not built: scripts/run builds it")
+    if asked.smoke:
+        skip_without_model()
     turns = 1 if asked.smoke else asked.rounds
     missing = {} if asked.smoke or "install" in skipped else install.install(only)
     results = {**report.stamp(turns, THREADS), "speed": {}, "peaks": [], "broken": {}, "missing": missing,

@@ -7,7 +7,7 @@ import re
 import statistics
 
 from engines import Failed
-from places import REFERENCE, ROOT, THREADS, say, text_of
+from places import PROGRAM, REFERENCE, THREADS, say, text_of
 
 PREFILLS = [16, 32, 128, 512]
 DECODES = [(batch, 128) for batch in (1, 2, 4, 8, 16, 32, 64)] + [(1, 512), (8, 512)]
@@ -27,7 +27,7 @@ def name_of(point):
 
 def ceilings():
     """The peaks of this minute: integer multiply-adds (GMAC/s), and reading 96 MiB on huge pages (GB/s)."""
-    out = text_of(ROOT / "build/release/bin/peaks_bench", "--threads", THREADS)
+    out = text_of(PROGRAM.parent / "peaks_bench", "--threads", THREADS)
     def median(name):
         found = re.search(rf"^{name} +median +([\d.]+)", out, re.MULTILINE)
         return float(found.group(1)) if found else None
