@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // How fast y = W x is, beside what this machine can do at the same moment: the rate of integer
 // multiply-adds and of streaming reads. GMAC/s count bytes of activations (twice the weights for
-// the 16-bit ones of exact); GB/s are bytes of packed weights.
-//   linear_bench [--precision exact|fast] [--threads N] [--isa avx512|avx2|portable] [--smoke]
+// the 16-bit ones of exact); GB/s are bytes of packed weights. All tiles of all copies are one row
+// of tickets, so that no thread waits, and results go where a step's go: beside each other, a tile
+// at a time. `--only` takes the shapes whose names begin so.
+//   linear_bench [--precision exact|fast] [--threads N] [--isa avx512|avx2|portable]
+//                [--only NAME] [--smoke]
 
 #include <algorithm>
 #include <chrono>
@@ -29,6 +32,7 @@ double seconds_since(clock_type::time_point start) {
 
 struct settings {
   cpu::options chosen;
+  std::string_view only;
   bool smoke = false;
 };
 
@@ -78,6 +82,25 @@ struct timing {
   double best = 1e9, median = 0;
 };
 
+// The first `rows` rows of x through every tile once; y: [thread][rows][tile_rows].
+void multiply_all(const subject& what,
+                  int rows,
+                  const cpu::activations& x,
+                  std::vector<float>& y,
+                  cpu::thread_pool& threads) {
+  const int tiles = what.copies.front()->tiles();
+  const int tickets = tiles * static_cast<int>(what.copies.size());
+  const auto matrix_of = [&](int ticket) -> const cpu::linear& {
+    return *what.copies[static_cast<std::size_t>(ticket / tiles)];
+  };
+  threads.run(tickets, [&](int ticket, int thread) {
+    const int next = (ticket + 1) % tickets;
+    float* const to = y.data() + std::ptrdiff_t{thread} * rows * cpu::tile_rows;
+    matrix_of(ticket).apply(ticket % tiles, x, 0, rows, to, cpu::tile_rows,
+                            matrix_of(next).tile_data(next % tiles));
+  });
+}
+
 timing measure(const subject& what,
                int rows,
                const cpu::activations& x,
@@ -87,18 +110,7 @@ timing measure(const subject& what,
   std::vector<double> times;
   for (int round = 0; round < rounds + 1; ++round) {  // the first one warms up
     const auto start = clock_type::now();
-    for (std::size_t i = 0; i < what.copies.size(); ++i) {
-      const auto& matrix = what.copies[i];
-      const auto& following = what.copies[(i + 1) % what.copies.size()];
-      const auto stride = static_cast<std::size_t>(matrix->tiles()) * cpu::tile_rows;
-      threads.run(matrix->tiles(), [&](int tile, int thread) {
-        const bool last = tile + 1 == threads.first_ticket(thread + 1, matrix->tiles());
-        const std::byte* const next =
-            cpu::read_after(*matrix, tile, last, *following, threads, thread);
-        matrix->apply(tile, x, 0, rows, y.data() + std::ptrdiff_t{tile} * cpu::tile_rows, stride,
-                      next);
-      });
-    }
+    multiply_all(what, rows, x, y, threads);
     if (round > 0) times.push_back(seconds_since(start));
   }
   std::sort(times.begin(), times.end());
@@ -120,7 +132,7 @@ void run_shape(const shape& what,
     for (float& value : row) value = normal(random);
     x.set(m, row.data(), static_cast<int>(what.columns));
   }
-  std::vector<float> y(static_cast<std::size_t>(most * (what.rows + cpu::tile_rows)));
+  std::vector<float> y(static_cast<std::size_t>(threads.threads() * most * cpu::tile_rows));
   for (const int rows : {1, 2, 3, 4, 8, 16, 32, 128}) {
     if (rows > most) continue;
     const double peak = bench::multiply_add_peak(threads);
@@ -150,6 +162,9 @@ bool parse(int count, char** arguments, settings& s) {
     } else if (flag == "--precision" && (value == "exact" || value == "fast")) {
       s.chosen.precision = value == "exact" ? cpu::numerics::exact : cpu::numerics::fast;
       ++i;
+    } else if (flag == "--only" && !value.empty()) {
+      s.only = value;
+      ++i;
     } else if (flag == "--isa" && (value == "avx512" || value == "avx2" || value == "portable")) {
       s.chosen.path = value == "avx512" ? cpu::isa::avx512
                       : value == "avx2" ? cpu::isa::avx2
@@ -170,7 +185,7 @@ int main(int count, char** arguments) {
   if (!parse(count, arguments, s)) {
     std::fprintf(stderr,
                  "usage: linear_bench [--precision exact|fast] [--threads N] "
-                 "[--isa avx512|avx2|portable] [--smoke]\n");
+                 "[--isa avx512|avx2|portable] [--only NAME] [--smoke]\n");
     return 2;
   }
   const auto path = cpu::choose_isa(s.chosen.path);
@@ -190,6 +205,8 @@ int main(int count, char** arguments) {
                           {"q6_k 1024x2048", model::dtype::q6_k, 1024, 2048},
                           {"bf16 960x576", model::dtype::bf16, 960, 576},
                           {"f32 960x576", model::dtype::f32, 960, 576}};
-  for (const shape& what : shapes) run_shape(what, s, threads, memory);
+  for (const shape& what : shapes) {
+    if (std::string_view(what.name).starts_with(s.only)) run_shape(what, s, threads, memory);
+  }
   return 0;
 }

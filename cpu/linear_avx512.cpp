@@ -14,21 +14,27 @@
 // loads, logic, shifts and float additions are free beside them. So a sum is turned into a float,
 // and scaled by the power of two in its row's scale, without any: it begins with the bits of a
 // float (quantise_avx512.cpp), which are subtracted at the end. In exact that is the whole scale.
-// In fast a factor of four is left: from table_rows rows on, a table holds a tile's scales times
-// each factor (it pays from 12 rows on; a 36 KiB tile of bytes and its table would not fit the
-// first-level cache). Per group, a block of four planes and 16 outputs costs 32 vpdpbusd, 4
+// In fast a factor of four is left: with many rows, a table holds a tile's scales times each
+// factor; the first block of rows makes it on its way, the stores hidden behind its
+// multiplications. Per group, a block of four planes and 16 outputs costs 32 vpdpbusd, 4
 // multiply-adds of the scale, 4 of the minimum (2 each in exact), and in fast without a table 4
 // multiplications. So at most 80 % of vpdpbusd's rate can be reached in fast with a table, 73
-// without, and 89 in exact with minima; 89 and 94 without minima. Measured (2 threads, q4_1, 3072 x
-// 576, 32 rows and more): 76 to 78 % and 87 to 89. From memory the stream hides behind the
-// multiplications as long as the thread asks in time for the tile that it takes next, evenly
-// between its multiplications: 20 % more at 32 rows, 70 % more at 8, twice as much at 4.
+// without, and 89 in exact with minima; 89 and 94 without minima. Measured (linear_bench, 2
+// threads, vpdpbusd's rate 472 GMAC/s): in fast, q4_1, 3072 x 576, 351 GMAC/s at 32 rows and 361 at
+// 128; q8_0, 49152 x 576, 357 and 378; in exact 400 and 405. A pass whose tile and table are in the
+// first-level cache is not faster than one that streams them from the second.
+//
+// From memory the stream hides behind the multiplications as long as the thread asks in time for
+// the tile that it takes next, evenly between its multiplications: 20 % more at 32 rows, 70 % more
+// at 8, twice as much at 4. But each line once: eight times, as when every multiplication of many
+// blocks asks, cost a quarter of the 8-bit kernel's rate at 32 rows.
 //
 // Tried and dropped: blocks of 64 outputs with the outputs in memory (60 %); asking for the next
 // tile in one go, or into the first-level cache (the tile in use falls out); vscalefps (two issues
 // of the adders); factors as a second power of two that is added (its additions cost more than the
-// multiplication). A whole copy of the weights as bytes was not built: parting costs nothing here,
-// and bytes double the stream.
+// multiplication); columns in turns of 9 to 24 groups, so that tile and table stay in the
+// first-level cache (the same at 1,536 columns, 4 % less at 576). A whole copy of the weights as
+// bytes was not built: parting costs nothing here, and bytes double the stream.
 
 #if defined(__x86_64__)
 
@@ -65,10 +71,15 @@ struct record_scales {
 // With many rows of `fast`, all products of a scale and a factor pay off: [group][panel][4 factors,
 // minimum][16 outputs], for two panels at a time.
 constexpr int factor_count = static_cast<int>(std::size(scale_factors));
-constexpr int table_panels = 2;
+constexpr int many_panels = 2;
 constexpr int table_entry = (factor_count + 1) * 16;  // floats
 constexpr int table_groups = 96;                      // 60 KiB
-constexpr int table_rows = 12;                        // from so many rows on
+
+// From so many rows on blocks run one after the other over two panels: a table of 16 columns'
+// scales costs twice as much.
+constexpr int many_rows(const integer_form& form) {
+  return 12 * block_columns / form.group;
+}
 
 struct table_scales {
   const float* entry;
@@ -80,21 +91,15 @@ struct table_scales {
   }
 };
 
-template <int Bits, int Group, bool Wide, bool Minima>
-FORETOKEN_AVX512 void fill_table(const integer_stream& tile, int first_panel, float* table) {
-  constexpr integer_form form{Bits, Group, Wide, Minima, 0};
-  const std::byte* scales = tile.records + form.quant_bytes();
-  for (int b = 0; b < tile.blocks; ++b, scales += form.record_bytes()) {
-    for (int i = 0; i < form.groups() * table_panels; ++i, table += table_entry) {
-      const int vector = i / table_panels * panels + first_panel + i % table_panels;
-      const record_scales<1> from{load_scales<Wide>(scales, vector), {}};
-      for (int f = 0; f < factor_count; ++f) _mm512_store_ps(table + 16 * f, from.times(f));
-      if constexpr (!Minima) continue;
-      _mm512_store_ps(table + 16 * factor_count,
-                      load_scales<Wide>(scales + form.scale_bytes(), vector));
-    }
-  }
+FORETOKEN_AVX512_INLINE void fill_entry(const record_scales<1>& from, bool minima, float* entry) {
+  _mm512_store_ps(entry, from.scale);
+#pragma GCC unroll 4
+  for (int f = 1; f < factor_count; ++f) _mm512_store_ps(entry + 16 * f, from.times(f));
+  if (minima) _mm512_store_ps(entry + 16 * factor_count, from.smallest);
 }
+
+// Where a pass takes scales from: `fill` is a record's, and leaves a table behind.
+enum class scale_source { record, fill, table };
 
 // y = fma(sum, scale * x_scale, y), the power of two moved to the sum; then the minimum: the order
 // every kernel keeps.
@@ -118,25 +123,72 @@ FORETOKEN_AVX512_INLINE void add_group(const activations::storage& x,
   }
 }
 
-// Rows x Panels outputs over all columns. `table`: as fill_table() made it for these panels, or
-// null.
-template <int Bits, int Group, bool Wide, bool Minima, int Planes, int Rows, int Panels, bool Table>
+template <bool Wide, bool Minima, int Planes>
+FORETOKEN_AVX512_INLINE record_scales<Planes> scales_of(const std::byte* scales,
+                                                        std::size_t minima,
+                                                        int vector) {
+  record_scales<Planes> out{load_scales<Wide>(scales, vector), {}};
+  if constexpr (Minima) out.smallest = load_scales<Wide>(scales + minima, vector);
+  return out;
+}
+
+// The sums of an earlier pass over other columns, or zeros.
+template <int Planes, int Rows, int Panels>
+FORETOKEN_AVX512_INLINE void begin_outputs(const float* from,
+                                           std::size_t stride,
+                                           block_sums<Planes, Rows, Panels>& block) {
+#pragma GCC unroll 4
+  for (int m = 0; m < Rows; ++m) {
+#pragma GCC unroll 4
+    for (int p = 0; p < Panels; ++p) {
+      const float* const at = from + static_cast<std::size_t>(m) * stride + 16 * p;
+      block.y[m][p] = stride != 0 ? _mm512_loadu_ps(at) : _mm512_setzero_ps();
+    }
+  }
+}
+
+template <int Planes, int Rows, int Panels>
+FORETOKEN_AVX512_INLINE void end_outputs(const block_sums<Planes, Rows, Panels>& block,
+                                         float* to,
+                                         std::size_t stride) {
+#pragma GCC unroll 4
+  for (int m = 0; m < Rows; ++m) {
+#pragma GCC unroll 4
+    for (int p = 0; p < Panels; ++p) {
+      _mm512_storeu_ps(to + static_cast<std::size_t>(m) * stride + 16 * p, block.y[m][p]);
+    }
+  }
+}
+
+// Rows x Panels outputs over the job's columns. `table`: of these columns and panels.
+template <int Bits,
+          int Group,
+          bool Wide,
+          bool Minima,
+          int Planes,
+          int Rows,
+          int Panels,
+          scale_source From,
+          class Ahead>
 FORETOKEN_AVX512_INLINE void stream_panels(const stream_job& job,
                                            int first_panel,
-                                           const float* table,
-                                           read_ahead ahead) {
+                                           float* table,
+                                           Ahead ahead) {
   constexpr integer_form form{Bits, Group, Wide, Minima, 0};
+  constexpr bool tabled = From != scale_source::record;
   const group_starts starts = start_of(job.offset);
-  row_block<Planes, Rows> rows(job.x, job.first_row);
+  row_block<Planes, Rows> rows(job.x, job.first_row, job.first_block);
   block_sums<Planes, Rows, Panels> block;
-#pragma GCC unroll 16
-  for (int i = 0; i < Rows * Panels; ++i) block.y[i / Panels][i % Panels] = _mm512_setzero_ps();
+  float* const out =
+      job.out.y + static_cast<std::size_t>(job.first_row) * job.out.stride + 16 * first_panel;
+  begin_outputs(out, tabled && job.first_block > 0 ? job.out.stride : 0, block);
   const std::byte* record = job.tile.records;
   for (int b = 0; b < job.tile.blocks; ++b, record += form.record_bytes(), rows.next()) {
     const std::byte* const scales = record + form.quant_bytes();
     for (int g = 0; g < form.groups(); ++g) {
       const std::byte* const quants = record + g * Group * tile_rows * Bits / 8 + first_panel * 64;
       begin_sums<!Minima>(job.x, rows, starts.first + g * starts.step, block);
+      ahead.next_group();
       if constexpr (Bits == 4) {
         multiply_nibbles<Group>(quants, rows, g * Group, ahead, block);
       } else {
@@ -145,27 +197,21 @@ FORETOKEN_AVX512_INLINE void stream_panels(const stream_job& job,
 #pragma GCC unroll 4
       for (int p = 0; p < Panels; ++p) {
         ahead.next();
-        if constexpr (Table) {
+        const int vector = g * panels + first_panel + p;
+        if constexpr (From == scale_source::fill) {
+          fill_entry(scales_of<Wide, Minima, 1>(scales, form.scale_bytes(), vector), Minima, table);
+        }
+        if constexpr (tabled) {
           add_group<Group, Minima>(job.x, rows, g, p, table_scales{table}, block);
           table += table_entry;
-          continue;
+        } else {
+          const auto own = scales_of<Wide, Minima, Planes>(scales, form.scale_bytes(), vector);
+          add_group<Group, Minima>(job.x, rows, g, p, own, block);
         }
-        record_scales<Planes> group{};
-        group.scale = load_scales<Wide>(scales, g * panels + first_panel + p);
-        if constexpr (Minima) {
-          group.smallest =
-              load_scales<Wide>(scales + form.scale_bytes(), g * panels + first_panel + p);
-        }
-        add_group<Group, Minima>(job.x, rows, g, p, group, block);
       }
     }
   }
-#pragma GCC unroll 4
-  for (int m = 0; m < Rows; ++m) {
-    float* const to = job.out.y + static_cast<std::size_t>(job.first_row + m) * job.out.stride;
-#pragma GCC unroll 4
-    for (int p = 0; p < Panels; ++p) _mm512_storeu_ps(to + 16 * (first_panel + p), block.y[m][p]);
-  }
+  end_outputs(block, out, job.out.stride);
 }
 
 // How often stream_panels() calls next() for a record and all panels.
@@ -181,25 +227,44 @@ FORETOKEN_AVX512 void stream_rows(const stream_job& job) {
   const std::size_t share = job.ahead.bytes * at_once / panels;
   read_ahead ahead{job.ahead.at, stride};
   for (int p = 0; p < panels; p += at_once, ahead.at += share) {
-    stream_panels<Bits, Group, Wide, Minima, Planes, Rows, at_once, false>(job, p, nullptr, ahead);
+    stream_panels<Bits, Group, Wide, Minima, Planes, Rows, at_once, scale_source::record>(
+        job, p, nullptr, ahead);
   }
 }
 
-// Blocks of four rows of `fast`, from job.first_row on, with tables; job.ahead is for all of them.
-template <int Bits, int Group, bool Wide, bool Minima>
+// Many blocks of four planes, from job.first_row on; job.ahead is for all of them. In fast, the
+// first block leaves a table of scales to the others; columns are taken in turns that it can hold.
+template <int Bits, int Group, bool Wide, bool Minima, int Planes>
 FORETOKEN_AVX512 void stream_many(stream_job job, int blocks) {
-  alignas(64) float table[table_groups * table_panels * table_entry];
-  const std::size_t share =
-      job.ahead.bytes * table_panels / static_cast<std::size_t>(panels * blocks);
-  const int units = ahead_units<Bits, Group> * table_panels / panels * job.tile.blocks;
-  read_ahead ahead{job.ahead.at, share / static_cast<std::size_t>(units)};
+  constexpr integer_form form{Bits, Group, Wide, Minima, 0};
+  constexpr bool tabled = Planes == 1;
+  constexpr int rows = 4 / Planes;
+  alignas(64) float table[tabled ? table_groups * many_panels * table_entry : 1];
+  const int turn = tabled ? table_groups / form.groups() : job.tile.blocks;
+  const int all_blocks = job.tile.blocks;
   const int first_row = job.first_row;
-  for (int p = 0; p < panels; p += table_panels) {
-    fill_table<Bits, Group, Wide, Minima>(job.tile, p, table);
-    job.first_row = first_row;
-    for (int i = 0; i < blocks; ++i, job.first_row += 4, ahead.at += share) {
-      stream_panels<Bits, Group, Wide, Minima, 1, 4, table_panels, true>(job, p, table, ahead);
+  group_ahead ahead(job.ahead.at, job.ahead.bytes,
+                    blocks * all_blocks * form.groups() * (panels / many_panels));
+  while (job.first_block < all_blocks) {
+    job.tile.blocks = std::min(turn, all_blocks - job.first_block);
+    const std::size_t share = ahead.bytes_of(job.tile.blocks * form.groups());
+    for (int p = 0; p < panels; p += many_panels) {
+      job.first_row = first_row;
+      for (int i = 0; i < blocks; ++i, job.first_row += rows, ahead.at += share) {
+        if constexpr (!tabled) {
+          stream_panels<Bits, Group, Wide, Minima, Planes, rows, many_panels, scale_source::record>(
+              job, p, nullptr, ahead);
+        } else if (i == 0) {
+          stream_panels<Bits, Group, Wide, Minima, 1, 4, many_panels, scale_source::fill>(
+              job, p, table, ahead);
+        } else {
+          stream_panels<Bits, Group, Wide, Minima, 1, 4, many_panels, scale_source::table>(
+              job, p, table, ahead);
+        }
+      }
     }
+    job.first_block += job.tile.blocks;
+    job.tile.records += form.record_bytes() * static_cast<std::size_t>(job.tile.blocks);
   }
 }
 
@@ -207,11 +272,12 @@ FORETOKEN_AVX512 void stream_many(stream_job job, int blocks) {
 
 using stream_function = void (*)(const stream_job&);
 
-// By the rows of a block, less one; and for many blocks of four rows.
+// By the rows of a block, less one; and for many blocks of four planes.
 struct form_kernels {
   stream_function exact[2] = {};
   stream_function fast[4] = {};
-  void (*many)(stream_job, int) = nullptr;
+  void (*many_exact)(stream_job, int) = nullptr;
+  void (*many_fast)(stream_job, int) = nullptr;
 };
 
 template <int Bits, int Group, bool Wide, bool Minima>
@@ -219,7 +285,8 @@ constexpr form_kernels kernels_with = {
     {stream_rows<Bits, Group, Wide, Minima, 2, 1>, stream_rows<Bits, Group, Wide, Minima, 2, 2>},
     {stream_rows<Bits, Group, Wide, Minima, 1, 1>, stream_rows<Bits, Group, Wide, Minima, 1, 2>,
      stream_rows<Bits, Group, Wide, Minima, 1, 3>, stream_rows<Bits, Group, Wide, Minima, 1, 4>},
-    stream_many<Bits, Group, Wide, Minima>};
+    stream_many<Bits, Group, Wide, Minima, 2>,
+    stream_many<Bits, Group, Wide, Minima, 1>};
 
 // Null for a form that no type has.
 const form_kernels* find_kernels(const integer_form& form) {
@@ -233,7 +300,6 @@ void integer_tile(const integer_stream& tile,
                   const activations::storage& x,
                   row_range rows,
                   tile_output out) {
-  static_assert(table_rows >= 4);
   FORETOKEN_ASSERT(form.has_minima == (form.offset == 0));
   const form_kernels* const kernels = find_kernels(form);
   FORETOKEN_ASSERT(kernels != nullptr);
@@ -244,11 +310,10 @@ void integer_tile(const integer_stream& tile,
   const std::size_t share = tile.next == nullptr ? 0 : bytes / static_cast<std::size_t>(passes);
   stream_job job{tile,       form.offset, x,
                  rows.begin, out,         {tile.next ? tile.next : tile.records, share}};
-  if (x.planes == 1 && form.bits == 4 && count >= table_rows &&
-      tile.blocks * form.groups() <= table_groups) {
+  if (count >= many_rows(form)) {
     const int blocks = count / most;
     job.ahead.bytes = share * static_cast<std::size_t>(blocks);
-    kernels->many(job, blocks);
+    (x.planes == 2 ? kernels->many_exact : kernels->many_fast)(job, blocks);
     job.first_row += blocks * most;
     job.ahead = {job.ahead.at + job.ahead.bytes, share};
   }

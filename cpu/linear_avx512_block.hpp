@@ -30,11 +30,11 @@ struct row_block {
   std::size_t at;        // block number of the first row
   std::size_t at_stride;
 
-  row_block(const activations::storage& x, int first_row) {
+  row_block(const activations::storage& x, int first_row, int first_block) {
     constexpr auto block_bytes = static_cast<std::size_t>(Planes * block_columns);
     at_stride = x.blocks;
     q_stride = x.blocks * block_bytes;
-    at = x.block(first_row);
+    at = x.block(first_row) + static_cast<std::size_t>(first_block);
     q = x.bytes + at * block_bytes;
   }
   FORETOKEN_AVX512_INLINE void next() {
@@ -126,11 +126,11 @@ FORETOKEN_AVX512_INLINE __m512 powered_sum(const block_sums<Planes, Rows, Panels
 }
 
 // Adds the products of one group of columns; `quants` are the group's, from the first panel on.
-template <int Group, int Planes, int Rows, int Panels>
+template <int Group, int Planes, int Rows, int Panels, class Ahead>
 FORETOKEN_AVX512_INLINE void multiply_bytes(const std::byte* quants,
                                             const row_block<Planes, Rows>& rows,
                                             int first_column,
-                                            read_ahead& ahead,
+                                            Ahead& ahead,
                                             block_sums<Planes, Rows, Panels>& block) {
 #pragma GCC unroll 8
   for (int step = 0; step < Group / 4; ++step) {
@@ -144,11 +144,11 @@ FORETOKEN_AVX512_INLINE void multiply_bytes(const std::byte* quants,
   }
 }
 
-template <int Group, int Planes, int Rows, int Panels>
+template <int Group, int Planes, int Rows, int Panels, class Ahead>
 FORETOKEN_AVX512_INLINE void multiply_nibbles(const std::byte* quants,
                                               const row_block<Planes, Rows>& rows,
                                               int first_column,
-                                              read_ahead& ahead,
+                                              Ahead& ahead,
                                               block_sums<Planes, Rows, Panels>& block) {
   const __m512i mask = _mm512_set1_epi8(15);
 #pragma GCC unroll 4

@@ -16,6 +16,32 @@ struct read_ahead {
     __builtin_prefetch(at, 0, 2);
     at += stride;
   }
+  __attribute__((always_inline)) inline void next_group() {}
+};
+
+// The same once a group of columns, for passes that ask for few lines: asking twice for one takes a
+// load's place.
+struct group_ahead {
+  const std::byte* at;
+  std::size_t stride;
+  int lines = 0;  // a group
+
+  // `bytes` over so many groups.
+  group_ahead(const std::byte* first, std::size_t bytes, int groups) : at(first) {
+    constexpr std::size_t line = 64;
+    const auto count = static_cast<std::size_t>(groups);
+    const std::size_t of_group = (bytes + count - 1) / count;
+    const std::size_t most = (of_group + line - 1) / line;
+    lines = static_cast<int>(most);
+    stride = most == 0 ? 0 : (of_group + most - 1) / most;
+  }
+  std::size_t bytes_of(int groups) const {
+    return stride * static_cast<std::size_t>(lines) * static_cast<std::size_t>(groups);
+  }
+  __attribute__((always_inline)) inline void next() {}
+  __attribute__((always_inline)) inline void next_group() {
+    for (int i = 0; i < lines; ++i, at += stride) __builtin_prefetch(at, 0, 2);
+  }
 };
 
 // What a few rows do with a tile.
@@ -29,6 +55,7 @@ struct stream_job {
     const std::byte* at;
     std::size_t bytes;
   } ahead;  // what to ask for
+  int first_block = 0;
 };
 
 // make.operator()<Bits, Group, Wide, Minima>() for a form; nothing for one that no type has.

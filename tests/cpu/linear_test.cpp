@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <numeric>
+#include <span>
 #include <string>
 
 #include "base/half.hpp"
@@ -254,35 +256,57 @@ TEST_CASE("linear: float32 numerics keep the floats of quantised types") {
   }
 }
 
-void check_bits(const named_type& type, isa path, numerics precision, std::mt19937& random) {
+struct bits_shape {
+  int rows, columns, tokens;
+};
+
+// Rows multiplied alone, and `at_once` together.
+void check_bits(const named_type& type,
+                isa path,
+                numerics precision,
+                const bits_shape& shape,
+                std::span<const int> at_once,
+                std::mt19937& random) {
   thread_pool one(1);
   thread_pool two(2);
   options chosen;
   chosen.path = path;
   chosen.precision = precision;
-  constexpr int columns = 768;
-  constexpr int tokens = 19;
-  const random_tensor w(type.type, 200, columns, random);
+  const random_tensor w(type.type, shape.rows, shape.columns, random);
   const auto packed = pack({&w.view, 1}, chosen, two);
-  const auto x = random_rows(tokens, columns, random);
-  const activations a = fill(x, tokens, columns, chosen);
-  const auto alone = multiply(*packed, a, tokens, one, 1);
+  const auto x = random_rows(shape.tokens, shape.columns, random);
+  const activations a = fill(x, shape.tokens, shape.columns, chosen);
+  const auto alone = multiply(*packed, a, shape.tokens, one, 1);
   CAPTURE(type.name);
   CAPTURE(isa_name(path));
   CAPTURE(static_cast<int>(precision));
-  for (int at_once = 2; at_once <= tokens; ++at_once) {
-    const auto together = multiply(*packed, a, tokens, at_once % 2 == 0 ? one : two, at_once);
-    CAPTURE(at_once);
+  for (const int rows : at_once) {
+    const auto together = multiply(*packed, a, shape.tokens, rows % 2 == 0 ? one : two, rows);
+    CAPTURE(rows);
     CHECK(std::memcmp(alone.data(), together.data(), alone.size() * sizeof(float)) == 0);
   }
 }
 
 TEST_CASE("linear: the bits of a row do not depend on the rows beside it or on threads") {
   std::mt19937 random(11);
+  std::vector<int> at_once(18);
+  std::iota(at_once.begin(), at_once.end(), 2);
   for (const named_type& type : all_types) {
     for (const isa path : paths_here()) {
-      check_bits(type, path, numerics::exact, random);
-      check_bits(type, path, numerics::fast, random);
+      check_bits(type, path, numerics::exact, {200, 768, 19}, at_once, random);
+      check_bits(type, path, numerics::fast, {200, 768, 19}, at_once, random);
+    }
+  }
+}
+
+// More columns than one turn of the kernels for many rows takes.
+TEST_CASE("linear: nor on them when there are many columns") {
+  std::mt19937 random(16);
+  constexpr int at_once[] = {12, 25, 33};
+  for (const named_type& type : all_types) {
+    for (const isa path : paths_here()) {
+      check_bits(type, path, numerics::exact, {64, 3328, 33}, at_once, random);
+      check_bits(type, path, numerics::fast, {64, 3328, 33}, at_once, random);
     }
   }
 }
