@@ -115,18 +115,6 @@ struct linear::blank {
   std::span<std::byte> bytes;  // the matrix's own, zero; to be filled before it is used
 };
 
-// What a thread reads after `tile` when it runs its share of tickets in order: the matrix's next
-// tile, or behind the last one of the share its first of the matrix that follows.
-inline const std::byte* read_after(const linear& matrix,
-                                   int tile,
-                                   bool last,
-                                   const linear& following,
-                                   const thread_pool& threads,
-                                   int thread) {
-  if (last) return following.tile_data(threads.first_ticket(thread, following.tiles()));
-  return matrix.tile_data(tile + 1 < matrix.tiles() ? tile + 1 : tile);
-}
-
 // Bytes that pack() will take, computed before it does; 0 when pack() will refuse.
 std::uint64_t packed_bytes(std::span<const model::tensor> parts,
                            const options& chosen,

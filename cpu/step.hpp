@@ -15,6 +15,8 @@
 
 namespace foretoken::cpu {
 
+class tile_cut;
+
 // Sizes of the buffers in floats a row, and the bytes they sum to.
 struct workspace_sizes {
   int rows = 0, threads = 0, head_rows = 0;
@@ -95,7 +97,11 @@ class step final : public model::ops {
   // Runs work(row, thread) over all rows: by the caller alone when they are few (no barrier).
   template <class Work>
   void each_row(int count, Work&& work);
-  int tile_parts(const linear& matrix, int rows) const noexcept;
+  const std::byte* read_after(const linear& matrix,
+                              const tile_cut& cut,
+                              int number,
+                              const linear& following,
+                              int thread) const noexcept;
   // Runs work(tile, first row, end row, y of that block) over all tiles, `rows` rows of inputs;
   // `following` is the matrix that is read next.
   template <class Work>

@@ -5,15 +5,12 @@
 #include <algorithm>
 
 #include "cpu/step.hpp"
+#include "cpu/tile_cut.hpp"
 
 namespace foretoken::cpu {
 
 // Row work takes 1-2 us a row, a phase change about 1 us: the caller does this many alone.
 constexpr int rows_alone = 4;
-// Rows of one matrix ticket: 128 rows of a tile's results are 32 KiB, half of L1 and L2's small
-// change.
-constexpr int ticket_rows = 128;
-
 inline std::size_t step::at(int row_index, int stride) const noexcept {
   return static_cast<std::size_t>(row_index) * static_cast<std::size_t>(stride);
 }
@@ -27,16 +24,8 @@ void step::each_row(int count, Work&& work) {
   threads_.run(count, work);
 }
 
-// Tickets of a tile: so many that none has too many rows, and that every thread has as many
-// tickets when the tiles do not come out even (a kernel's block is four rows).
-inline int step::tile_parts(const linear& matrix, int rows) const noexcept {
-  const int parts = (rows + ticket_rows - 1) / ticket_rows;
-  const bool even = matrix.tiles() * parts % threads_.threads() == 0;
-  return even || rows < 8 * parts ? parts : 2 * parts;
-}
-
 // While a thread waits, it asks for its share of the matrix that follows, as far as half of a
-// core's second-level cache takes it; the first tile is asked for by read_after(). +7 % at one
+// core's second-level cache takes it; the first tile is asked for by each_tile(). +7 % at one
 // and two streams, 3 at four, 1 at eight (median of 8 paired runs, EPYC Zen 4, 2026-11-24).
 inline void step::read_while_waiting(const linear& following) noexcept {
   constexpr std::ptrdiff_t most = 512 * 1024;
@@ -50,25 +39,34 @@ inline void step::read_while_waiting(const linear& following) noexcept {
   }
 }
 
+// What a thread reads after a ticket: the tile of its next one, null when that is the same; behind
+// the last of its share, its first of the matrix that follows.
+inline const std::byte* step::read_after(const linear& matrix,
+                                         const tile_cut& cut,
+                                         int number,
+                                         const linear& following,
+                                         int thread) const noexcept {
+  if (number + 1 == threads_.first_ticket(thread + 1, cut.tickets())) {
+    return following.tile_data(threads_.first_ticket(thread, following.tiles()));
+  }
+  const int next = cut.at(std::min(number + 1, cut.tickets() - 1)).tile;
+  return next == cut.at(number).tile ? nullptr : matrix.tile_data(next);
+}
+
 template <class Work>
 void step::each_tile(const linear& matrix,
                      const linear& following,
                      const tile_inputs& inputs,
                      int rows,
                      Work&& work) {
-  const int parts = tile_parts(matrix, rows);
-  const int tickets = matrix.tiles() * parts;
-  const int rows_a_part = (rows + 4 * parts - 1) / (4 * parts) * 4;
+  const tile_cut cut(matrix.tiles(), rows, threads_.threads());
   read_while_waiting(following);
-  threads_.run(tickets, [&](int ticket, int thread) {
-    const int tile = ticket / parts;
-    const int first = std::min(rows, ticket % parts * rows_a_part);
-    const int end = std::min(rows, first + rows_a_part);
-    const bool last = ticket + 1 == threads_.first_ticket(thread + 1, tickets);
-    const std::byte* const next = read_after(matrix, tile, last, following, threads_, thread);
+  threads_.run(cut.tickets(), [&](int number, int thread) {
+    const tile_cut::ticket one = cut.at(number);
     float* y = tiles_.data() + at(thread, sizes_.rows * tile_rows);
-    matrix.apply(tile, inputs.of(tile), first, end, y, tile_rows, next);
-    if (first < end) work(tile, first, end, y + at(first, tile_rows));
+    matrix.apply(one.tile, inputs.of(one.tile), one.first, one.end, y, tile_rows,
+                 read_after(matrix, cut, number, following, thread));
+    if (one.first < one.end) work(one.tile, one.first, one.end, y + at(one.first, tile_rows));
   });
 }
 
