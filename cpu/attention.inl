@@ -4,7 +4,20 @@
 // positions ascending, pages ascending, positions ascending; nothing outside its own range is
 // touched. So its bits depend on its position and window only, not on the queries beside it.
 
+// Positions that any query of a tile sees.
+struct position_range {
+  int begin, end;
+};
+
+// The pages that are asked for while those of a chunk are read: of this job, or of the one that
+// follows.
+struct read_ahead {
+  int page;  // the first of them
+  const std::byte* keys[attention_chunk / page_tokens];
+};
+
 struct attention_state {
+  read_ahead ahead;
   float maximum[attention_tile];
   v16 sum[attention_tile];
   float probability[attention_tile][attention_chunk];
@@ -50,51 +63,53 @@ inline const std::byte* page_keys(const attention_job& job, int page) {
   return keys_of(job, job.pages[page]);
 }
 
-// Positions that any query of a tile sees.
-struct position_range {
-  int begin, end;
-};
-
-inline void ask_for(const std::byte* line) {
-  __builtin_prefetch(line);
+// A page of this job, or behind its last one a page of the job that follows; any page when there is
+// none.
+inline const std::byte* page_ahead(const attention_job& job, const position_range& all, int page) {
+  if (page * page_tokens < all.end) return page_keys(job, page);
+  const int end = job.position_after + 1;
+  const int first = job.window > 0 && end > job.window ? (end - job.window) / page_tokens : 0;
+  const int behind = first + page - (all.end + page_tokens - 1) / page_tokens;
+  if (behind * page_tokens >= end) return page_keys(job, all.begin / page_tokens);
+  return job.base_after + job.page_stride * static_cast<std::size_t>(job.pages_after[behind]);
 }
 
-// Keys that are read after those of `page - 1`: of this job, or of the one that follows.
-inline const std::byte* keys_after(const attention_job& job, int page, position_range all) {
-  if (page * page_tokens < all.end) return page_keys(job, page);
-  const int behind = page - (all.end + page_tokens - 1) / page_tokens;
-  const bool known = job.pages_after != nullptr && behind * page_tokens < job.positions_after;
-  return known ? keys_of(job, job.pages_after[behind]) : page_keys(job, all.begin / page_tokens);
+// Into the second-level cache: the first would drop it before it is read.
+inline void ask_for(const std::byte* line) {
+  __builtin_prefetch(line, 0, 2);
 }
 
 inline v16 capped(v16 score, float cap) {
   return set1(cap) * hyperbolic_tangent(score / set1(cap));
 }
 
-// Scores of Pages neighbouring pages at once (their values, and the keys read next, are asked for):
-// each sum is one chain of multiply-adds, and a few chains side by side hide its latency.
+// Scores of Pages neighbouring pages at once: each sum is one chain of multiply-adds, and a few
+// chains side by side hide its latency.
 template <kv_type Type, int Count, int Pages>
-void page_scores(
-    const attention_job& job, int page, int slot, position_range all, attention_state& state) {
-  const int key_bytes = kv_key_bytes(Type, job.head_dim);
+void page_scores(const attention_job& job, int page, int slot, attention_state& state) {
   const int line_bytes = page_tokens * kv_value_bytes(Type);
   const std::byte* keys[score_pages];
-  const std::byte* after[score_pages];
+  const std::byte* ahead[score_pages];
   v16 sum[score_pages][attention_tile];
+#pragma GCC unroll 4
   for (int p = 0; p < Pages; ++p) {
     keys[p] = page_keys(job, page + p);
-    after[p] = keys_after(job, page + Pages + p, all);
+    ahead[p] = state.ahead.keys[slot + p];
+#pragma GCC unroll 4
     for (int i = 0; i < Count; ++i) sum[p][i] = set1(0);
   }
   for (int d = 0; d < job.head_dim; ++d) {
+#pragma GCC unroll 4
     for (int p = 0; p < Pages; ++p) {
       const v16 key = load_keys<Type>(keys[p], d);
-      ask_for(keys[p] + key_bytes + d * line_bytes);
-      ask_for(after[p] + d * line_bytes);
+      ask_for(ahead[p] + d * line_bytes);
+#pragma GCC unroll 4
       for (int i = 0; i < Count; ++i) sum[p][i] = fma(key, set1(job.queries[i].q[d]), sum[p][i]);
     }
   }
+#pragma GCC unroll 4
   for (int p = 0; p < Pages; ++p) {
+#pragma GCC unroll 4
     for (int i = 0; i < Count; ++i) {
       v16 score = sum[p][i] * set1(job.scale);
       if constexpr (Type == kv_type::int8) score = score * load(page_scales(keys[p], job.head_dim));
@@ -150,20 +165,33 @@ void add_columns(const attention_job& job,
                  attention_state& state) {
   const int dim = padded_dim(job.head_dim);
   v16 out[attention_tile][value_vectors];
+#pragma GCC unroll 4
   for (int i = 0; i < Count; ++i) {
+#pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) out[i][v] = load(&state.out[first + i][d + 16 * v]);
   }
+  const std::byte* const ahead =
+      state.ahead.keys[slot] + kv_key_bytes(Type, job.head_dim) + d * kv_value_bytes(Type);
   for (int at = low; at < high; ++at) {
     v16 value[value_vectors];
+#pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) value[v] = load_values<Type>(values, dim, d + 16 * v, at);
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; v += 64 / (16 * kv_value_bytes(Type))) {
+      ask_for(ahead + (at * dim + 16 * v) * kv_value_bytes(Type));
+    }
+#pragma GCC unroll 4
     for (int i = 0; i < Count; ++i) {
       float share = state.probability[first + i][slot * page_tokens + at];
       if constexpr (Type == kv_type::int8) share *= page_scales(values, dim)[at];
       const v16 weight = set1(share);
+#pragma GCC unroll 4
       for (int v = 0; v < Vectors; ++v) out[i][v] = fma(value[v], weight, out[i][v]);
     }
   }
+#pragma GCC unroll 4
   for (int i = 0; i < Count; ++i) {
+#pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) store(&state.out[first + i][d + 16 * v], out[i][v]);
   }
 }
@@ -199,6 +227,7 @@ inline page_range range_in(const attention_job& job, int query, int page) {
 template <int Count>
 bool is_whole(const attention_job& job, int page) {
   bool whole = true;
+#pragma GCC unroll 4
   for (int i = 0; i < Count; ++i) {
     const page_range own = range_in(job, i, page);
     whole = whole && own.low == 0 && own.high == page_tokens;
@@ -212,16 +241,18 @@ void page_values(const attention_job& job, int page, int slot, attention_state& 
   if (is_whole<Count>(job, page)) {
     return add_values<Type, Count>(job, values, slot, 0, 0, page_tokens, state);
   }
+#pragma GCC unroll 4
   for (int i = 0; i < Count; ++i) {
     const page_range own = range_in(job, i, page);
     add_values<Type, 1>(job, values, slot, i, own.low, own.high, state);
   }
 }
 
-// Nothing summed yet.
+// Nothing summed yet, and a chunk asked for by the job before this one.
 template <int Count>
 position_range begin_tile(const attention_job& job, attention_state& state) {
   position_range all{first_position(job, 0), job.queries[0].position + 1};
+#pragma GCC unroll 4
   for (int i = 0; i < Count; ++i) {
     state.maximum[i] = -__builtin_inff();
     state.sum[i] = set1(0);
@@ -229,6 +260,9 @@ position_range begin_tile(const attention_job& job, attention_state& state) {
     all.begin = first_position(job, i) < all.begin ? first_position(job, i) : all.begin;
     all.end = job.queries[i].position + 1 > all.end ? job.queries[i].position + 1 : all.end;
   }
+  const int chunk_end = (all.begin + attention_chunk) / page_tokens;
+  const int page_end = (all.end + page_tokens - 1) / page_tokens;
+  state.ahead.page = chunk_end < page_end ? chunk_end : page_end;
   return all;
 }
 
@@ -236,6 +270,16 @@ position_range begin_tile(const attention_job& job, attention_state& state) {
 struct chunk_pages {
   int begin, end;
 };
+// As many pages are asked for as the chunk has, each beside the page of its slot.
+inline void look_ahead(const attention_job& job,
+                       const position_range& all,
+                       chunk_pages pages,
+                       read_ahead& ahead) {
+  constexpr int chunk = attention_chunk / page_tokens;
+  for (int page = pages.begin; page < pages.end; ++page) {
+    ahead.keys[page % chunk] = page_ahead(job, all, ahead.page++);
+  }
+}
 inline chunk_pages pages_of(int chunk, position_range all) {
   const int first = chunk > all.begin ? chunk : all.begin;
   const int pages_end = (all.end + page_tokens - 1) / page_tokens;
@@ -245,6 +289,7 @@ inline chunk_pages pages_of(int chunk, position_range all) {
 
 template <int Count>
 void softmax_of_chunk(const attention_job& job, int chunk, int dim, attention_state& state) {
+#pragma GCC unroll 4
   for (int i = 0; i < Count; ++i) {
     const int first = first_position(job, i) > chunk ? first_position(job, i) : chunk;
     const int limit = chunk + attention_chunk;
@@ -255,6 +300,7 @@ void softmax_of_chunk(const attention_job& job, int chunk, int dim, attention_st
 
 template <int Count>
 void finish_tile(const attention_job& job, attention_state& state) {
+#pragma GCC unroll 4
   for (int i = 0; i < Count; ++i) {
     const v16 total = set1(sum_lanes(state.sum[i]));
     for (int d = 0; d < job.head_dim; d += 16) {
@@ -271,12 +317,13 @@ void attend_tile(const attention_job& job) {
        chunk += attention_chunk) {
     const chunk_pages pages = pages_of(chunk, all);
     const int chunk_page = chunk / page_tokens;
+    look_ahead(job, all, pages, state.ahead);
     int scored = pages.begin;
     for (; scored + score_pages <= pages.end; scored += score_pages) {
-      page_scores<Type, Count, score_pages>(job, scored, scored - chunk_page, all, state);
+      page_scores<Type, Count, score_pages>(job, scored, scored - chunk_page, state);
     }
     for (; scored < pages.end; ++scored) {
-      page_scores<Type, Count, 1>(job, scored, scored - chunk_page, all, state);
+      page_scores<Type, Count, 1>(job, scored, scored - chunk_page, state);
     }
     softmax_of_chunk<Count>(job, chunk, padded_dim(job.head_dim), state);
     for (int page = pages.begin; page < pages.end; ++page) {

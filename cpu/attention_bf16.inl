@@ -46,31 +46,37 @@ FORETOKEN_BF16 inline void round_query(const float* q, int dim, std::uint32_t* t
   for (int i = d; i < dim; i += 2) to[i / 2] = pairs[(i - d) / 2];
 }
 
-// Scores of Pages neighbouring pages; their values, and the keys read next, are asked for.
+// Scores of Pages neighbouring pages.
 template <int Count, int Pages>
-FORETOKEN_BF16 void page_scores_bf16(
-    const attention_job& job, int page, int slot, position_range all, bf16_state& state) {
+FORETOKEN_BF16 void page_scores_bf16(const attention_job& job,
+                                     int page,
+                                     int slot,
+                                     bf16_state& state) {
   const std::byte* keys[Pages];
-  const std::byte* after[Pages];
+  const std::byte* ahead[Pages];
   __m512 sum[Pages][Count];
-  const int key_bytes = kv_key_bytes(kv_type::bf16, job.head_dim);
+#pragma GCC unroll 4
   for (int p = 0; p < Pages; ++p) {
     keys[p] = page_keys(job, page + p);
-    after[p] = keys_after(job, page + Pages + p, all);
+    ahead[p] = state.floats.ahead.keys[slot + p];
+#pragma GCC unroll 4
     for (int i = 0; i < Count; ++i) sum[p][i] = _mm512_setzero_ps();
   }
   const int pairs = (job.head_dim + 1) / 2;
   for (int d = 0; d < pairs; ++d) {
+#pragma GCC unroll 4
     for (int p = 0; p < Pages; ++p) {
       const __m512bh key = pairs_at(keys[p], static_cast<std::size_t>(d) * page_tokens);
-      ask_for(keys[p] + key_bytes + 64 * d);
-      ask_for(after[p] + 64 * d);
+      ask_for(ahead[p] + 64 * d);
+#pragma GCC unroll 4
       for (int i = 0; i < Count; ++i) {
         sum[p][i] = _mm512_dpbf16_ps(sum[p][i], key, pair_of(state.query[i][d]));
       }
     }
   }
+#pragma GCC unroll 4
   for (int p = 0; p < Pages; ++p) {
+#pragma GCC unroll 4
     for (int i = 0; i < Count; ++i) {
       v16 score = v16{sum[p][i]} * set1(job.scale);
       if (job.softcap > 0) score = capped(score, job.softcap);
@@ -95,29 +101,39 @@ FORETOKEN_BF16 void add_pairs(const attention_job& job,
   const auto dim = static_cast<std::size_t>(padded_dim(job.head_dim));
   const int key_bytes = kv_key_bytes(kv_type::bf16, job.head_dim);
   __m512 out[Count][Vectors];
+#pragma GCC unroll 4
   for (int i = 0; i < Count; ++i) {
+#pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) out[i][v] = load(&state.floats.out[first + i][d + 16 * v]).v;
   }
   for (int page = span.page; page < span.page_end; ++page) {
     const std::byte* const values = page_keys(job, page) + key_bytes + 4 * d;
+    const std::byte* const ahead = state.floats.ahead.keys[page - chunk_page] + key_bytes + 4 * d;
     const int slot = (page - chunk_page) * (page_tokens / 2);
     for (int pair = span.low / 2; pair < (span.high + 1) / 2; ++pair) {
       __m512bh value[Vectors];
+#pragma GCC unroll 4
       for (int v = 0; v < Vectors; ++v) {
-        value[v] = pairs_at(
-            values, static_cast<std::size_t>(pair) * dim + 16 * static_cast<std::size_t>(v));
+        const auto at = static_cast<std::size_t>(pair) * dim + 16 * static_cast<std::size_t>(v);
+        value[v] = pairs_at(values, at);
+        ask_for(ahead + 4 * at);
       }
       if (2 * pair < span.low || 2 * pair + 2 > span.high) {  // one of the two is not its own
         const auto own = static_cast<int>(2 * pair < span.low ? 0xFFFF0000u : 0xFFFFu);
+#pragma GCC unroll 4
         for (int v = 0; v < Vectors; ++v) value[v] = own_of(value[v], own);
       }
+#pragma GCC unroll 4
       for (int i = 0; i < Count; ++i) {
         const __m512bh weight = pair_of(state.weight[first + i][slot + pair]);
+#pragma GCC unroll 4
         for (int v = 0; v < Vectors; ++v) out[i][v] = _mm512_dpbf16_ps(out[i][v], value[v], weight);
       }
     }
   }
+#pragma GCC unroll 4
   for (int i = 0; i < Count; ++i) {
+#pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) store(&state.floats.out[first + i][d + 16 * v], {out[i][v]});
   }
 }
@@ -143,6 +159,7 @@ FORETOKEN_BF16 void chunk_values_bf16(
       page = whole_end;
       continue;
     }
+#pragma GCC unroll 4
     for (int i = 0; i < Count; ++i) {
       const page_range own = range_in(job, i, page);
       if (own.low < own.high)
@@ -157,17 +174,20 @@ FORETOKEN_BF16 void attend_tile_bf16(const attention_job& job) {
   bf16_state state;
   const int dim = padded_dim(job.head_dim);
   const position_range all = begin_tile<Count>(job, state.floats);
+#pragma GCC unroll 4
   for (int i = 0; i < Count; ++i) round_query(job.queries[i].q, job.head_dim, state.query[i]);
   for (int chunk = all.begin / attention_chunk * attention_chunk; chunk < all.end;
        chunk += attention_chunk) {
     const chunk_pages pages = pages_of(chunk, all);
     const int chunk_page = chunk / page_tokens;
+    look_ahead(job, all, pages, state.floats.ahead);
     int scored = pages.begin;
     for (; scored + 4 <= pages.end; scored += 4)
-      page_scores_bf16<Count, 4>(job, scored, scored - chunk_page, all, state);
+      page_scores_bf16<Count, 4>(job, scored, scored - chunk_page, state);
     for (; scored < pages.end; ++scored)
-      page_scores_bf16<Count, 1>(job, scored, scored - chunk_page, all, state);
+      page_scores_bf16<Count, 1>(job, scored, scored - chunk_page, state);
     softmax_of_chunk<Count>(job, chunk, dim, state.floats);
+#pragma GCC unroll 4
     for (int i = 0; i < Count; ++i) {
       for (int at = (pages.begin - chunk_page) * page_tokens / 32 * 32;
            at < (pages.end - chunk_page) * page_tokens; at += 32) {

@@ -16,6 +16,13 @@ namespace {
 std::size_t size_of(int n) noexcept {
   return static_cast<std::size_t>(n);
 }
+
+constexpr std::size_t huge_page = 2u << 20;
+// Whole huge pages: the system then places the mapping where it can use them.
+std::size_t mapped_bytes(const kv_layout& layout, int pages) noexcept {
+  const std::size_t bytes = size_of(pages) * layout.page_bytes();
+  return (bytes + huge_page - 1) / huge_page * huge_page;
+}
 }  // namespace
 
 kv_layout::kv_layout(const model::hyperparameters& shape,
@@ -53,7 +60,7 @@ kv_pool::kv_pool(kv_pool&& other) noexcept
     : layout_(other.layout_), pages_(other.pages_), bytes_(std::exchange(other.bytes_, nullptr)) {}
 
 kv_pool::~kv_pool() {
-  if (bytes_ != nullptr) munmap(bytes_, size_of(pages_) * layout_.page_bytes());
+  if (bytes_ != nullptr) munmap(bytes_, mapped_bytes(layout_, pages_));
 }
 
 result<kv_pool> kv_pool::take(const kv_layout& layout, std::uint64_t bytes) {
@@ -63,16 +70,18 @@ result<kv_pool> kv_pool::take(const kv_layout& layout, std::uint64_t bytes) {
                  "does not hold one page of " + std::to_string(layout.page_bytes()) + " bytes",
                  "cache.kv_bytes"};
   }
-  void* at = mmap(nullptr, size_of(pages) * layout.page_bytes(), PROT_READ | PROT_WRITE,
-                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (at == MAP_FAILED) {
+  const std::size_t length = mapped_bytes(layout, pages);
+  void* const start = mmap(nullptr, length, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (start == MAP_FAILED) {
     return error{errc::exhausted, "the system refused the address space", "cache.kv_bytes"};
   }
-  return kv_pool(layout, pages, static_cast<std::byte*>(at));
+  madvise(start, length, MADV_HUGEPAGE);  // only speed depends on it
+  return kv_pool(layout, pages, static_cast<std::byte*>(start));
 }
 
 std::byte* kv_pool::head_base(int layer, int head) const noexcept {
-  return bytes_ + size_of(layer) * size_of(pages_) * layout_.layer_page_bytes() +
+  return bytes_ + size_of(layer) * layout_.layer_page_bytes() +
          size_of(head) * layout_.head_bytes();
 }
 
@@ -81,7 +90,7 @@ void kv_pool::copy_page(page_id from, page_id to, int positions) const noexcept 
   // What stands side by side: a value, or a pair.
   const int together = layout_.type == kv_type::bf16 ? 2 : 1;
   const std::size_t unit = size_of(kv_value_bytes(layout_.type) * together);
-  const std::size_t stride = layout_.layer_page_bytes();
+  const std::size_t stride = page_stride();
   const std::size_t scales = layout_.type == kv_type::int8 ? size_of(positions) * sizeof(float) : 0;
   const std::size_t key_row = size_of(page_tokens) * unit;
   const std::size_t keys = size_of((dim + together - 1) / together) * key_row;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// The pages of keys and values: [layer][page][kv_head]{keys, values}, as row_kernels.hpp says,
+// The pages of keys and values: [page][layer][kv_head]{keys, values}, as row_kernels.hpp says,
 // in int8 with the 16 positions' scales (float) behind the keys and behind the values.
-// One mapping, whose memory is taken when a page is first written. Pages are told apart by id; who
-// owns which is the cache's business.
+// One mapping, whose memory is taken when a page is first written, 2 MiB at once where the system
+// has huge pages; so a page's layers lie together. Pages are told apart by id; who owns which is
+// the cache's business.
 
 #include <cstddef>
 #include <cstdint>
@@ -43,7 +44,9 @@ class kv_pool {
 
   int pages() const noexcept { return pages_; }
   const kv_layout& layout() const noexcept { return layout_; }
-  // Keys of a layer and head in page 0; the next page lies layer_page_bytes() further.
+  // Bytes from one page to the next.
+  std::size_t page_stride() const noexcept { return layout_.page_bytes(); }
+  // Keys of a layer and head in page 0.
   std::byte* head_base(int layer, int head) const noexcept;
   // The first `positions` positions, in every layer and head. REQUIRES two different pages.
   void copy_page(page_id from, page_id to, int positions) const noexcept;

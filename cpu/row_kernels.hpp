@@ -54,12 +54,14 @@ struct attention_query {
 struct attention_job {
   attention_query queries[attention_tile];
   int query_count = 0;
-  const page_id* pages = nullptr;  // of the sequence, page i = positions 16i..
-  // What the thread reads after this, in the same layer and head: asked for on the way.
-  const page_id* pages_after = nullptr;
-  int positions_after = 0;
+  const page_id* pages = nullptr;   // of the sequence, page i = positions 16i..
   const std::byte* base = nullptr;  // keys of this layer and head in page 0 of the pool
-  std::size_t page_stride = 0;      // bytes from one page to the next
+  // What the thread reads after this, in the same layer, and its first query's position: asked for
+  // on the way. -1: nothing.
+  const page_id* pages_after = nullptr;
+  const std::byte* base_after = nullptr;
+  int position_after = -1;
+  std::size_t page_stride = 0;  // bytes from one page to the next
   int head_dim = 0;
   int window = 0;  // 0 = all
   float scale = 1;

@@ -78,7 +78,7 @@ void step::append(int row_index, int layer, const float* keys, const float* valu
   }
   for (int head = 0; head < shape().kv_heads; ++head) {
     std::byte* base =
-        pool_.head_base(layer, head) + layout.layer_page_bytes() * static_cast<std::size_t>(page);
+        pool_.head_base(layer, head) + pool_.page_stride() * static_cast<std::size_t>(page);
     const int from = head * dim;
     if (layout.type == kv_type::f32) {
       place(layout, base, keys + from, values + from, slot);
@@ -141,17 +141,21 @@ const page_id* step::pages_of(const block& rows) const noexcept {
 // The rows of a block, all query heads of one KV head.
 void step::attend_block(int layer, int index, int kv_head) {
   const block& rows = blocks_[static_cast<std::size_t>(index)];
-  const block& following = blocks_[static_cast<std::size_t>(index > 0 ? index - 1 : 0)];
+  const bool last = index == 0;  // of this head
+  const block& following = last ? blocks_.back() : blocks_[static_cast<std::size_t>(index - 1)];
   const row& first = rows_[static_cast<std::size_t>(rows.first)];
   const model::layer_attention& rule = shape().attention[static_cast<std::size_t>(layer)];
   const int dim = shape().head_dim;
   const int group = shape().heads / shape().kv_heads;
   attention_job job;
   job.pages = pages_of(rows);
-  job.pages_after = pages_of(following);
-  job.positions_after = rows_[static_cast<std::size_t>(following.first)].position;
   job.base = pool_.head_base(layer, kv_head);
-  job.page_stride = pool_.layout().layer_page_bytes();
+  if (!last || kv_head + 1 < shape().kv_heads) {
+    job.pages_after = pages_of(following);
+    job.base_after = pool_.head_base(layer, last ? kv_head + 1 : kv_head);
+    job.position_after = rows_[static_cast<std::size_t>(following.first)].position;
+  }
+  job.page_stride = pool_.page_stride();
   job.head_dim = dim;
   job.window = rule.window;
   job.scale = shape().query_scale;
