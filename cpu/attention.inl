@@ -4,6 +4,8 @@
 // positions ascending, pages ascending, positions ascending; nothing outside its own range is
 // touched. So its bits depend on its position and window only, not on the queries beside it.
 
+constexpr int tile_of_floats = 4;  // queries whose sums fill the registers
+
 // Positions that any query of a tile sees.
 struct position_range {
   int begin, end;
@@ -90,7 +92,7 @@ void page_scores(const attention_job& job, int page, int slot, attention_state& 
   const int line_bytes = page_tokens * kv_value_bytes(Type);
   const std::byte* keys[score_pages];
   const std::byte* ahead[score_pages];
-  v16 sum[score_pages][attention_tile];
+  v16 sum[score_pages][tile_of_floats];
 #pragma GCC unroll 4
   for (int p = 0; p < Pages; ++p) {
     keys[p] = page_keys(job, page + p);
@@ -164,7 +166,7 @@ void add_columns(const attention_job& job,
                  int d,
                  attention_state& state) {
   const int dim = padded_dim(job.head_dim);
-  v16 out[attention_tile][value_vectors];
+  v16 out[tile_of_floats][value_vectors];
 #pragma GCC unroll 4
   for (int i = 0; i < Count; ++i) {
 #pragma GCC unroll 4
@@ -287,14 +289,16 @@ inline chunk_pages pages_of(int chunk, position_range all) {
   return {first / page_tokens, pages_end < chunk_end ? pages_end : chunk_end};
 }
 
-template <int Count>
-void softmax_of_chunk(const attention_job& job, int chunk, int dim, attention_state& state) {
+// `softmax` is chunk_softmax, or does the same.
+template <int Count, class Softmax>
+void softmax_of_chunk(
+    const attention_job& job, int chunk, int dim, attention_state& state, Softmax&& softmax) {
 #pragma GCC unroll 4
   for (int i = 0; i < Count; ++i) {
     const int first = first_position(job, i) > chunk ? first_position(job, i) : chunk;
     const int limit = chunk + attention_chunk;
     const int last = job.queries[i].position + 1 < limit ? job.queries[i].position + 1 : limit;
-    if (first < last) chunk_softmax(state, i, chunk, first, last, dim);
+    if (first < last) softmax(state, i, chunk, first, last, dim);
   }
 }
 
@@ -325,12 +329,24 @@ void attend_tile(const attention_job& job) {
     for (; scored < pages.end; ++scored) {
       page_scores<Type, Count, 1>(job, scored, scored - chunk_page, state);
     }
-    softmax_of_chunk<Count>(job, chunk, padded_dim(job.head_dim), state);
+    softmax_of_chunk<Count>(job, chunk, padded_dim(job.head_dim), state, chunk_softmax);
     for (int page = pages.begin; page < pages.end; ++page) {
       page_values<Type, Count>(job, page, page - chunk_page, state);
     }
   }
   finish_tile<Count>(job, state);
+}
+
+// Runs `attend` over the queries of a job, up to four at once.
+inline void by_fours(const attention_job& job, void (*attend)(const attention_job&)) {
+  if (job.query_count <= tile_of_floats) return attend(job);
+  attention_job part = job;
+  for (int first = 0; first < job.query_count; first += tile_of_floats) {
+    const int left = job.query_count - first;
+    part.query_count = left < tile_of_floats ? left : tile_of_floats;
+    for (int i = 0; i < part.query_count; ++i) part.queries[i] = job.queries[first + i];
+    attend(part);
+  }
 }
 
 template <kv_type Type>
@@ -345,9 +361,9 @@ void attend_some(const attention_job& job) {
 
 void attend_with_floats(const attention_job& job) {
   switch (job.type) {
-    case kv_type::bf16: return attend_some<kv_type::bf16>(job);
-    case kv_type::int8: return attend_some<kv_type::int8>(job);
-    case kv_type::f32: return attend_some<kv_type::f32>(job);
-    default: return attend_some<kv_type::f16>(job);
+    case kv_type::bf16: return by_fours(job, attend_some<kv_type::bf16>);
+    case kv_type::int8: return by_fours(job, attend_some<kv_type::int8>);
+    case kv_type::f32: return by_fours(job, attend_some<kv_type::f32>);
+    default: return by_fours(job, attend_some<kv_type::f16>);
   }
 }

@@ -2,13 +2,14 @@
 // Attention over keys and values in bf16 with vdpbf16ps: queries and weights are rounded to bf16
 // as well, and each instruction multiplies 16 pairs (of neighbouring columns for scores, of
 // neighbouring positions for values) and adds them to 16 floats: twice the rate of multiply-adds.
-// Softmax and its order of chunks are those of attention.inl; a query's bits depend on its position
-// and window only. Included once, behind attention.inl.
+// The order of chunks is that of attention.inl, softmax goes by powers of two; a query's bits
+// depend on its position and window only. Included once, behind attention.inl.
 
 #define FORETOKEN_BF16   \
   __attribute__((target( \
       "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,prefer-vector-width=512")))
 
+constexpr float log2_e = 1.44269504f;
 constexpr int bf16_chunk_pairs = attention_chunk / 2;
 
 struct bf16_state {
@@ -46,7 +47,50 @@ FORETOKEN_BF16 inline void round_query(const float* q, int dim, std::uint32_t* t
   for (int i = d; i < dim; i += 2) to[i / 2] = pairs[(i - d) / 2];
 }
 
-// Scores of Pages neighbouring pages.
+// 2^x for x <= 0, relative error 3e-6 (a weight is rounded to 2e-3); below -126 it is 2^-126, a NaN
+// stays one. Degree 5 Taylor on |r| <= 1/2.
+FORETOKEN_BF16 inline v16 power_of_two_near(v16 x) {
+  const v16 bounded = max(set1(-126.0f), x);
+  const v16 n = nearest(bounded);
+  const v16 r = bounded - n;
+  v16 p = set1(1.3333558e-3f);
+  p = fma(p, r, set1(9.6181291e-3f));
+  p = fma(p, r, set1(5.5504109e-2f));
+  p = fma(p, r, set1(0.24022651f));
+  p = fma(p, r, set1(0.69314718f));
+  p = fma(p, r, set1(1.0f));
+  return {_mm512_scalef_ps(p.v, n.v)};
+}
+
+// As chunk_softmax, of scores that are exponents of two. What lies beside [first, end) in its pages
+// becomes 2^-126, which no sum of weights sees: one of them is 1.
+FORETOKEN_BF16 void powers_of_chunk(
+    attention_state& state, int query, int chunk, int first, int end, int dim) {
+  float* const begin = state.probability[query] + (first - chunk) / page_tokens * page_tokens;
+  float* const last = state.probability[query] + (end - 1 - chunk) / page_tokens * page_tokens;
+  const v16 lowest = set1(-__builtin_inff());
+  store(begin, keep(load(begin), first % page_tokens, page_tokens, lowest));
+  store(last, keep(load(last), 0, (end - 1) % page_tokens + 1, lowest));
+  v16 best = lowest;
+  for (const float* at = begin; at <= last; at += page_tokens) best = max(best, load(at));
+  const float here = max_lanes(best);
+  const float before = state.maximum[query];
+  const float maximum = here > before ? here : before;
+  const v16 factor = power_of_two_near(set1(before - maximum));
+  state.maximum[query] = maximum;
+  v16 sum = state.sum[query] * factor;
+  for (int d = 0; d < dim; d += 16) {
+    store(&state.out[query][d], load(&state.out[query][d]) * factor);
+  }
+  for (float* at = begin; at <= last; at += page_tokens) {
+    const v16 weight = power_of_two_near(load(at) - set1(maximum));
+    store(at, weight);
+    sum = sum + weight;
+  }
+  state.sum[query] = sum;
+}
+
+// Scores of Pages neighbouring pages, as exponents of two.
 template <int Count, int Pages>
 FORETOKEN_BF16 void page_scores_bf16(const attention_job& job,
                                      int page,
@@ -59,27 +103,31 @@ FORETOKEN_BF16 void page_scores_bf16(const attention_job& job,
   for (int p = 0; p < Pages; ++p) {
     keys[p] = page_keys(job, page + p);
     ahead[p] = state.floats.ahead.keys[slot + p];
-#pragma GCC unroll 4
+#pragma GCC unroll 12
     for (int i = 0; i < Count; ++i) sum[p][i] = _mm512_setzero_ps();
   }
   const int pairs = (job.head_dim + 1) / 2;
+  const v16 scale = set1(job.softcap > 0 ? job.scale : job.scale * log2_e);
   for (int d = 0; d < pairs; ++d) {
+    __m512bh key[Pages];
 #pragma GCC unroll 4
     for (int p = 0; p < Pages; ++p) {
-      const __m512bh key = pairs_at(keys[p], static_cast<std::size_t>(d) * page_tokens);
+      key[p] = pairs_at(keys[p], static_cast<std::size_t>(d) * page_tokens);
       ask_for(ahead[p] + 64 * d);
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < Count; ++i) {
+      const __m512bh query = pair_of(state.query[i][d]);
 #pragma GCC unroll 4
-      for (int i = 0; i < Count; ++i) {
-        sum[p][i] = _mm512_dpbf16_ps(sum[p][i], key, pair_of(state.query[i][d]));
-      }
+      for (int p = 0; p < Pages; ++p) sum[p][i] = _mm512_dpbf16_ps(sum[p][i], key[p], query);
     }
   }
 #pragma GCC unroll 4
   for (int p = 0; p < Pages; ++p) {
-#pragma GCC unroll 4
+#pragma GCC unroll 12
     for (int i = 0; i < Count; ++i) {
-      v16 score = v16{sum[p][i]} * set1(job.scale);
-      if (job.softcap > 0) score = capped(score, job.softcap);
+      v16 score = v16{sum[p][i]} * scale;
+      if (job.softcap > 0) score = capped(score, job.softcap) * set1(log2_e);
       store(&state.floats.probability[i][(slot + p) * page_tokens], score);
     }
   }
@@ -101,7 +149,7 @@ FORETOKEN_BF16 void add_pairs(const attention_job& job,
   const auto dim = static_cast<std::size_t>(padded_dim(job.head_dim));
   const int key_bytes = kv_key_bytes(kv_type::bf16, job.head_dim);
   __m512 out[Count][Vectors];
-#pragma GCC unroll 4
+#pragma GCC unroll 12
   for (int i = 0; i < Count; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) out[i][v] = load(&state.floats.out[first + i][d + 16 * v]).v;
@@ -123,7 +171,7 @@ FORETOKEN_BF16 void add_pairs(const attention_job& job,
 #pragma GCC unroll 4
         for (int v = 0; v < Vectors; ++v) value[v] = own_of(value[v], own);
       }
-#pragma GCC unroll 4
+#pragma GCC unroll 12
       for (int i = 0; i < Count; ++i) {
         const __m512bh weight = pair_of(state.weight[first + i][slot + pair]);
 #pragma GCC unroll 4
@@ -131,7 +179,7 @@ FORETOKEN_BF16 void add_pairs(const attention_job& job,
       }
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 12
   for (int i = 0; i < Count; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) store(&state.floats.out[first + i][d + 16 * v], {out[i][v]});
@@ -142,12 +190,44 @@ template <int Count>
 FORETOKEN_BF16 void add_span(
     const attention_job& job, const bf16_span& span, int chunk_page, int first, bf16_state& state) {
   const int dim = padded_dim(job.head_dim);
+  constexpr int vectors = Count > 4 ? 2 : 4;
   int d = 0;
-  for (; d + 64 <= dim; d += 64) add_pairs<Count, 4>(job, span, chunk_page, first, d, state);
+  for (; d + 16 * vectors <= dim; d += 16 * vectors)
+    add_pairs<Count, vectors>(job, span, chunk_page, first, d, state);
   for (; d < dim; d += 16) add_pairs<Count, 1>(job, span, chunk_page, first, d, state);
 }
 
-// Pages [page, page_end) of a chunk: whole ones for all queries at once, the others for each alone.
+// What all queries of a tile see of a page, cut at pairs where they differ.
+template <int Count>
+page_range shared_range(const attention_job& job, int page) {
+  page_range shared = range_in(job, 0, page);
+  bool same_low = true, same_high = true;
+  for (int i = 1; i < Count; ++i) {
+    const page_range own = range_in(job, i, page);
+    same_low = same_low && own.low == shared.low;
+    same_high = same_high && own.high == shared.high;
+    shared.low = own.low > shared.low ? own.low : shared.low;
+    shared.high = own.high < shared.high ? own.high : shared.high;
+  }
+  if (!same_low) shared.low = (shared.low + 1) / 2 * 2;
+  if (!same_high) shared.high = shared.high / 2 * 2;
+  if (shared.high < shared.low) shared.high = shared.low;
+  return shared;
+}
+
+// Positions [low, high) of a page, of each query alone and as far as it sees them.
+template <int Count>
+FORETOKEN_BF16 void own_values(
+    const attention_job& job, int page, page_range part, int chunk_page, bf16_state& state) {
+  for (int i = 0; i < Count; ++i) {
+    const page_range own = range_in(job, i, page);
+    const int low = own.low > part.low ? own.low : part.low;
+    const int high = own.high < part.high ? own.high : part.high;
+    if (low < high) add_span<1>(job, {page, page + 1, low, high}, chunk_page, i, state);
+  }
+}
+
+// Pages [page, page_end) of a chunk: what all queries see for all at once, the rest for each alone.
 template <int Count>
 FORETOKEN_BF16 void chunk_values_bf16(
     const attention_job& job, int page, int page_end, int chunk_page, bf16_state& state) {
@@ -159,22 +239,21 @@ FORETOKEN_BF16 void chunk_values_bf16(
       page = whole_end;
       continue;
     }
-#pragma GCC unroll 4
-    for (int i = 0; i < Count; ++i) {
-      const page_range own = range_in(job, i, page);
-      if (own.low < own.high)
-        add_span<1>(job, {page, page + 1, own.low, own.high}, chunk_page, i, state);
-    }
+    const page_range shared = shared_range<Count>(job, page);
+    own_values<Count>(job, page, {0, shared.low}, chunk_page, state);
+    if (shared.low < shared.high)
+      add_span<Count>(job, {page, page + 1, shared.low, shared.high}, chunk_page, 0, state);
+    own_values<Count>(job, page, {shared.high, page_tokens}, chunk_page, state);
     ++page;
   }
 }
 
 template <int Count>
 FORETOKEN_BF16 void attend_tile_bf16(const attention_job& job) {
+  constexpr int score_step = Count > 4 ? 2 : 4;  // 24 sums, or up to 16
   bf16_state state;
   const int dim = padded_dim(job.head_dim);
   const position_range all = begin_tile<Count>(job, state.floats);
-#pragma GCC unroll 4
   for (int i = 0; i < Count; ++i) round_query(job.queries[i].q, job.head_dim, state.query[i]);
   for (int chunk = all.begin / attention_chunk * attention_chunk; chunk < all.end;
        chunk += attention_chunk) {
@@ -182,12 +261,12 @@ FORETOKEN_BF16 void attend_tile_bf16(const attention_job& job) {
     const int chunk_page = chunk / page_tokens;
     look_ahead(job, all, pages, state.floats.ahead);
     int scored = pages.begin;
-    for (; scored + 4 <= pages.end; scored += 4)
-      page_scores_bf16<Count, 4>(job, scored, scored - chunk_page, state);
+    for (; scored + score_step <= pages.end; scored += score_step)
+      page_scores_bf16<Count, score_step>(job, scored, scored - chunk_page, state);
     for (; scored < pages.end; ++scored)
       page_scores_bf16<Count, 1>(job, scored, scored - chunk_page, state);
-    softmax_of_chunk<Count>(job, chunk, dim, state.floats);
-#pragma GCC unroll 4
+    softmax_of_chunk<Count>(job, chunk, dim, state.floats, powers_of_chunk);
+#pragma GCC unroll 12
     for (int i = 0; i < Count; ++i) {
       for (int at = (pages.begin - chunk_page) * page_tokens / 32 * 32;
            at < (pages.end - chunk_page) * page_tokens; at += 32) {
@@ -199,11 +278,16 @@ FORETOKEN_BF16 void attend_tile_bf16(const attention_job& job) {
   finish_tile<Count>(job, state.floats);
 }
 
-void attend_bf16(const attention_job& job) {
+void attend_few_bf16(const attention_job& job) {
   switch (job.query_count) {
     case 1: return attend_tile_bf16<1>(job);
     case 2: return attend_tile_bf16<2>(job);
     case 3: return attend_tile_bf16<3>(job);
     default: return attend_tile_bf16<4>(job);
   }
+}
+
+void attend_bf16(const attention_job& job) {
+  if (job.query_count == attention_tile) return attend_tile_bf16<attention_tile>(job);
+  by_fours(job, attend_few_bf16);
 }

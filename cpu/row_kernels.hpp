@@ -12,7 +12,7 @@
 namespace foretoken::cpu {
 
 constexpr int head_dim_max = 512;     // the accumulators of attention stand on the stack
-constexpr int attention_tile = 4;     // queries that share one pass over keys and values
+constexpr int attention_tile = 12;    // queries of one job; in bf16 so many share one pass
 constexpr int attention_chunk = 128;  // positions between two looks at the running maximum
 
 // Keys of a page and head lie as [head_dim][16], values as [16][padded]: a position block is one

@@ -2,23 +2,6 @@
 // The row kernels over v16, one text for every path. Every sum runs in sixteen lanes that are added
 // in one fixed tree at the end, so its bits depend on the row alone.
 
-inline float sum_lanes(v16 x) {
-  float lane[16];
-  store(lane, x);
-  for (int step = 8; step > 0; step /= 2) {
-    for (int i = 0; i < step; ++i) lane[i] += lane[i + step];
-  }
-  return lane[0];
-}
-
-inline float max_lanes(v16 x) {
-  float lane[16];
-  store(lane, x);
-  float best = lane[0];
-  for (int i = 1; i < 16; ++i) best = lane[i] > best ? lane[i] : best;
-  return best;
-}
-
 // The last n % 16 values, zeros behind them.
 inline v16 load_part(const float* p, int count) {
   float lane[16] = {};

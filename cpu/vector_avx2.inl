@@ -122,3 +122,19 @@ inline v16 keep(v16 x, int first, int end, v16 other) {
   return {_mm256_blendv_ps(other.a, x.a, lanes_between(first, end, low)),
           _mm256_blendv_ps(other.b, x.b, lanes_between(first, end, high))};
 }
+inline float sum_lanes(v16 x) {
+  float lane[16];
+  store(lane, x);
+  for (int step = 8; step > 0; step /= 2) {
+    for (int i = 0; i < step; ++i) lane[i] += lane[i + step];
+  }
+  return lane[0];
+}
+
+inline float max_lanes(v16 x) {
+  float lane[16];
+  store(lane, x);
+  float best = lane[0];
+  for (int i = 1; i < 16; ++i) best = lane[i] > best ? lane[i] : best;
+  return best;
+}

@@ -90,3 +90,17 @@ inline v16 keep(v16 x, int first, int end, v16 other) {
   const auto bits = ((1u << end) - 1u) & ~((1u << first) - 1u);
   return {_mm512_mask_blend_ps(static_cast<__mmask16>(bits), other.v, x.v)};
 }
+// Lane i and the one 8, 4, 2 and 1 behind it: one fixed tree.
+inline float sum_lanes(v16 x) {
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+// Of numbers; whether a NaN comes through is not said.
+inline float max_lanes(v16 x) {
+  const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
