@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention of up to four queries of one sequence over one KV head, softmax kept running.
-// Keys and values of a page: row_kernels.hpp. Order of every query: chunks of 128 absolute
+// Attention of up to twelve queries of one sequence over one KV head, four at once; softmax kept
+// running. Keys and values of a page: row_kernels.hpp. Order of every query: chunks of 128 absolute
 // positions ascending, pages ascending, positions ascending; nothing outside its own range is
 // touched. So its bits depend on its position and window only, not on the queries beside it.
 

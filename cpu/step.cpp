@@ -144,7 +144,7 @@ status step::begin(const model::micro_batch& batch) {
   }
   rows_.clear();
   blocks_.clear();
-  constexpr int block_rows = 4;  // 4 rows x 3 query heads are three full attention tiles
+  constexpr int block_rows = 4;  // 4 rows x 3 query heads are a full attention tile
   for (std::size_t s = 0; s < batch.slices.size(); ++s) {
     const model::slice& one = batch.slices[s];
     const int count = static_cast<int>(one.tokens.size());
