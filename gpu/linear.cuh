@@ -16,6 +16,7 @@ namespace foretoken::gpu {
 struct linear_job {
   linear_input input;
   packed_matrix w;
+  int rounds = 0;  // of weights under way in linear_resident; its launch chooses
 };
 
 // ---- the product of one warp
@@ -38,12 +39,18 @@ struct column_fragments {
   }
 };
 // One column tile: two k-steps at once. The second may lie beyond the row; it is not used then.
+// Only rows that are there are held: in their place a lane's address is the last one's, whose
+// columns of the product nobody reads.
 template <>
 struct column_fragments<1> {
   std::uint32_t b[2][2];
-  FORETOKEN_DEVICE void load(const std::uint16_t* halves, int stride, int lane) {
+  // The lane's part of offset 0.
+  FORETOKEN_DEVICE static int place(int rows, int stride, int lane) {
+    return (lane % 8 < rows ? lane % 8 : rows - 1) * stride + lane / 8 * 8;
+  }
+  FORETOKEN_DEVICE void load(const std::uint16_t* mine) {
     std::uint32_t both[4];
-    load_matrices_4(both, halves + lane % 8 * stride + lane / 8 * 8);
+    load_matrices_4(both, mine);
     b[0][0] = both[0];
     b[0][1] = both[1];
     b[1][0] = both[2];

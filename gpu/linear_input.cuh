@@ -25,7 +25,8 @@ struct input_layout {
   int rows, padded;
   FORETOKEN_BOTH constexpr int stride() const { return padded + 8; }
   FORETOKEN_BOTH constexpr int scale_at() const { return rows * stride() * 2 + 16; }
-  FORETOKEN_BOTH constexpr int end() const { return scale_at() + (rows * 4 + 15) / 16 * 16; }
+  // Scales of whole column tiles, also when fewer rows are there.
+  FORETOKEN_BOTH constexpr int end() const { return scale_at() + (rows + 7) / 8 * 32; }
 };
 
 FORETOKEN_DEVICE int source_row(const linear_input& in, int row) {

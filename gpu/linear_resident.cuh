@@ -8,45 +8,62 @@
 
 namespace foretoken::gpu {
 
-// Rounds under way a warp. With one tile a block (narrow matrices) there are four warps or little
-// more on a multiprocessor: 6 rounds are 48 KB under way, and the whole of SmolLM2's longest
-// segment. With two tiles a block, 16 warps of 3 are 96 KB.
-template <int Slots>
-constexpr int resident_rounds() {
-  return Slots == 1 ? 6 : 3;
+// Rounds under way a warp. f16: with one tile a block (narrow matrices) there are four warps or
+// little more on a multiprocessor: 6 rounds are 48 KB under way. With few rows there is room for 8,
+// a whole segment up to 2,048 columns, so that nothing is left to ask for after the wait. With two
+// tiles a block, 16 warps of 3 are 96 KB. Codes are 2 to 4 times smaller.
+template <weight_form Form, int ColumnTiles, int Slots>
+struct resident_ring {
+  static constexpr bool narrow = Slots == 1 && Form == weight_form::f16;
+  static constexpr int shallow = Slots == 1 || Form != weight_form::f16 ? 6 : 3;
+  static constexpr int deep = narrow && ColumnTiles == 1 ? 8 : shallow;
+  // Until the oldest of `rounds` is there.
+  FORETOKEN_DEVICE static void wait(int rounds) {
+    if constexpr (deep == shallow) {
+      copy_async_wait<shallow - 1>();
+    } else if (rounds == deep) {
+      copy_async_wait<deep - 1>();
+    } else {
+      copy_async_wait<shallow - 1>();
+    }
+  }
+};
+
+// Rows that a block holds: with one column tile only those that are there, so that the next
+// kernel's blocks find room beside it and ask for their weights early.
+template <int ColumnTiles>
+FORETOKEN_BOTH constexpr int rows_held(const linear_input& in) {
+  return ColumnTiles == 1 && in.rows < 8 ? in.rows : 8 * ColumnTiles;
 }
 
-// Four k-steps, or as many as are left.
+// Four k-steps, or as many as are left. halves: with one column tile the lane's own place
+// (column_fragments), else the first row's; odd: see weight_round.
 template <weight_form Form, int ColumnTiles>
 FORETOKEN_DEVICE void multiply_round(float (&sum)[ColumnTiles][4],
-                                     const unsigned char* slots,
+                                     const unsigned char* round,
                                      const std::uint16_t* halves,
                                      int stride,
                                      int left,
+                                     int odd,
                                      int lane) {
-  if constexpr (ColumnTiles == 1) {
-    FORETOKEN_UNROLL
-    for (int k = 0; k < round_steps; k += 2) {
-      if (k >= left) break;
-      column_fragments<1> b;
+  constexpr int together = ColumnTiles == 1 ? 2 : 1;  // k-steps a load of x
+  FORETOKEN_UNROLL
+  for (int k = 0; k < round_steps; k += together) {
+    if (k >= left) break;
+    column_fragments<ColumnTiles> b;
+    if constexpr (ColumnTiles == 1) {
+      b.load(halves + k * 16);
+    } else {
       b.load(halves + k * 16, stride, lane);
-      std::uint32_t a[4];
-      fragment_source<Form>::decode(slots + k * slot_bytes, a);
-      mma(sum[0], a, b.b[0]);
-      if (k + 1 >= left) break;
-      fragment_source<Form>::decode(slots + (k + 1) * slot_bytes, a);
-      mma(sum[0], a, b.b[1]);
     }
-  } else {
+    std::uint32_t a[4];
+    weight_round<Form>::decode(round, k, odd, lane, a);
     FORETOKEN_UNROLL
-    for (int k = 0; k < round_steps; ++k) {
-      if (k >= left) break;
-      column_fragments<ColumnTiles> b;
-      b.load(halves + k * 16, stride, lane);
-      std::uint32_t a[4];
-      fragment_source<Form>::decode(slots + k * slot_bytes, a);
-      FORETOKEN_UNROLL
-      for (int c = 0; c < ColumnTiles; ++c) mma(sum[c], a, b.b[c]);
+    for (int c = 0; c < ColumnTiles; ++c) mma(sum[c], a, b.b[c]);
+    if constexpr (ColumnTiles == 1) {
+      if (k + 1 >= left) break;
+      weight_round<Form>::decode(round, k + 1, odd, lane, a);
+      mma(sum[0], a, b.b[1]);
     }
   }
 }
@@ -55,7 +72,9 @@ template <weight_form Form, int ColumnTiles, int Slots, class Epilogue>
 FORETOKEN_KERNEL(Slots * 128, 1)
 linear_resident(const linear_job job, const Epilogue epilogue) {
   constexpr int threads = Slots * 128;
-  constexpr int rounds = resident_rounds<Slots>();
+  using round = weight_round<Form>;
+  using under_way = resident_ring<Form, ColumnTiles, Slots>;
+  const int rounds = under_way::deep == under_way::shallow ? under_way::shallow : job.rounds;
   constexpr int items = ColumnTiles <= 2 ? 1 : ColumnTiles / 2;  // a thread's in the epilogue
   const int lane = thread_index() % 32;
   const int segment = thread_index() / 32 % 4;
@@ -64,23 +83,24 @@ linear_resident(const linear_job job, const Epilogue epilogue) {
   const int padded = padded_columns(job.input.columns);
   const int steps = padded / 64;
   const int stride = grid_x() * Slots;
-  const input_layout at{8 * ColumnTiles, padded};
+  const input_layout at{rows_held<ColumnTiles>(job.input), padded};
   const partial_sums<ColumnTiles> sums{reinterpret_cast<float*>(shared_memory() + at.end()),
                                        16 * Slots};
   auto* const scales = reinterpret_cast<float*>(shared_memory() + at.scale_at());
-  unsigned char* const slots =
-      shared_memory() + at.end() + partial_sums<ColumnTiles>::bytes(16 * Slots) +
-      thread_index() / 32 * (rounds * round_steps * slot_bytes) + lane * 16;
-  const auto* const halves =
+  unsigned char* const held = shared_memory() + at.end() +
+                              partial_sums<ColumnTiles>::bytes(16 * Slots) +
+                              thread_index() / 32 * (rounds * round::bytes);
+  const auto* halves =
       reinterpret_cast<const std::uint16_t*>(shared_memory()) + segment * steps * 16;
+  if constexpr (ColumnTiles == 1) halves += column_fragments<1>::place(at.rows, at.stride(), lane);
   const int first_row = block_y() * 8 * ColumnTiles;
   const int first_base = block_x() * Slots;
   const bool has_item = thread_index() / 8 < Slots * 8 * ColumnTiles;
 
-  weight_ring<Form, rounds> weights{
-      job.w, slots, steps, segment * steps, tiles, stride, first_base + slot};
+  weight_ring<Form> weights{job.w,           held,  rounds, steps,
+                            segment * steps, tiles, stride, first_base + slot};
   FORETOKEN_UNROLL_BY(1)
-  for (int i = 0; i < rounds; ++i) weights.copy_round(lane);
+  for (int i = 0; i < rounds; ++i) weights.copy_round();
   release_successor();
   const auto item_at = [&](int i, int base) {
     return item_of<ColumnTiles>(job, thread_index() / 8 + i * (threads / 8), base, first_row);
@@ -113,11 +133,13 @@ linear_resident(const linear_job job, const Epilogue epilogue) {
     float sum[1][ColumnTiles][4] = {};
     FORETOKEN_UNROLL_BY(1)
     for (int s = 0; s < steps; s += round_steps) {
-      copy_async_wait<rounds - 1>();
-      multiply_round<Form, ColumnTiles>(sum[0], slots + ring * round_steps * slot_bytes,
-                                        halves + s * 16, at.stride(), steps - s, lane);
+      under_way::wait(rounds);
+      if constexpr (round::shared) warp_sync();
+      multiply_round<Form, ColumnTiles>(sum[0], held + ring * round::bytes, halves + s * 16,
+                                        at.stride(), steps - s, segment * steps % 2, lane);
+      if constexpr (round::shared) warp_sync();
       ring = ring + 1 == rounds ? 0 : ring + 1;
-      weights.copy_round(lane);
+      weights.copy_round();
     }
     store_sums<1, ColumnTiles>(sums, sum, segment, slot * 16, lane);
     if (base == first_base) row_scale.finish(job.input, scales, first_row);
@@ -139,11 +161,11 @@ linear_resident(const linear_job job, const Epilogue epilogue) {
   copy_async_wait<0>();
 }
 
-template <int ColumnTiles, int Slots>
+template <weight_form Form, int ColumnTiles, int Slots>
 int resident_bytes(const linear_job& job) {
-  const input_layout at{8 * ColumnTiles, padded_columns(job.input.columns)};
+  const input_layout at{rows_held<ColumnTiles>(job.input), padded_columns(job.input.columns)};
   return at.end() + partial_sums<ColumnTiles>::bytes(16 * Slots) +
-         Slots * 4 * resident_rounds<Slots>() * round_steps * slot_bytes;
+         Slots * 4 * job.rounds * weight_round<Form>::bytes;
 }
 
 }  // namespace foretoken::gpu

@@ -48,6 +48,25 @@ struct group_scales {
   }
 };
 
+// Fragments of 8-bit and of 4-bit codes.
+FORETOKEN_DEVICE void decode_codes(std::uint32_t x,
+                                   std::uint32_t y,
+                                   const group_scales& groups,
+                                   std::uint32_t (&a)[4]) {
+  a[0] = groups.apply(pick_bytes(x, 0x64646464u, 0x4140), 0);
+  a[1] = groups.apply(pick_bytes(x, 0x64646464u, 0x4342), 1);
+  a[2] = groups.apply(pick_bytes(y, 0x64646464u, 0x4140), 0);
+  a[3] = groups.apply(pick_bytes(y, 0x64646464u, 0x4342), 1);
+}
+FORETOKEN_DEVICE void decode_codes(std::uint32_t codes,
+                                   const group_scales& groups,
+                                   std::uint32_t (&a)[4]) {
+  FORETOKEN_UNROLL
+  for (int r = 0; r < 4; ++r) {
+    a[r] = groups.apply((codes >> (4 * r) & 0x000F000Fu) | 0x64006400u, r % 2);
+  }
+}
+
 // A slot of 8 bits: codes x, y; of 4: codes x. Scales of the lane's rows in z and w.
 struct quantised_source {
   const unsigned char* at = nullptr;
@@ -76,11 +95,7 @@ struct fragment_source<weight_form::w8> : quantised_source {
   }
   FORETOKEN_DEVICE static void decode(const unsigned char* slot, std::uint32_t (&a)[4]) {
     const u32x4 v = *reinterpret_cast<const u32x4*>(slot);
-    const group_scales groups(v.z, v.w);
-    a[0] = groups.apply(pick_bytes(v.x, 0x64646464u, 0x4140), 0);
-    a[1] = groups.apply(pick_bytes(v.x, 0x64646464u, 0x4342), 1);
-    a[2] = groups.apply(pick_bytes(v.y, 0x64646464u, 0x4140), 0);
-    a[3] = groups.apply(pick_bytes(v.y, 0x64646464u, 0x4342), 1);
+    decode_codes(v.x, v.y, group_scales(v.z, v.w), a);
   }
 };
 
@@ -95,39 +110,90 @@ struct fragment_source<weight_form::w4> : quantised_source {
   }
   FORETOKEN_DEVICE static void decode(const unsigned char* slot, std::uint32_t (&a)[4]) {
     const u32x2 scales = *reinterpret_cast<const u32x2*>(slot + 8);
-    const std::uint32_t codes = *reinterpret_cast<const std::uint32_t*>(slot);
-    const group_scales groups(scales.x, scales.y);
-    FORETOKEN_UNROLL
-    for (int r = 0; r < 4; ++r) {
-      a[r] = groups.apply((codes >> (4 * r) & 0x000F000Fu) | 0x64006400u, r % 2);
-    }
+    decode_codes(*reinterpret_cast<const std::uint32_t*>(slot), group_scales(scales.x, scales.y),
+                 a);
   }
 };
 
 constexpr int round_steps = 4;  // k-steps that are copied and waited for together
 
-// One warp's stream of weights, tile after tile: rounds are copied in order into a ring of slots.
-template <weight_form Form, int Rounds>
+// A round of one warp in shared memory: f16 fragments each lane copies for itself; codes come as
+// they stand in memory, 16 bytes a lane whoever uses them, with the scales of their groups of two
+// steps behind them: 2 or 3 copies a lane instead of 12, and a warp meets before and after.
+template <weight_form Form>
+struct weight_round {
+  static constexpr int step_bytes = Form == weight_form::w8 ? 256 : 128;  // of codes
+  static constexpr int scales_at = round_steps * step_bytes;
+  static constexpr int bytes = scales_at + (round_steps / 2 + 1) * 64;
+  static constexpr bool shared = true;
+  // `count` steps of `tile`, from `step` of its tile_steps on.
+  FORETOKEN_DEVICE static void copy(
+      const packed_matrix& w, int tile, int tile_steps, int step, int count, unsigned char* to) {
+    const int at = thread_index() % 32 * 16;
+    const auto* const codes = static_cast<const unsigned char*>(w.codes) +
+                              (wide(tile) * wide(tile_steps) + wide(step)) * step_bytes;
+    FORETOKEN_UNROLL
+    for (int i = 0; i < scales_at; i += 512) {
+      if (i + at < count * step_bytes) copy_async_16(to + i + at, codes + i + at);
+    }
+    const auto* const scales = reinterpret_cast<const unsigned char*>(
+        w.scales + wide(tile) * wide(tile_steps) * 8 + wide(step / 2) * 16);
+    if (at < (step % 2 + count + 1) / 2 * 64) copy_async_16(to + scales_at + at, scales + at);
+  }
+  // Step k of the round; odd: whether the round begins in the middle of a group.
+  FORETOKEN_DEVICE static void decode(
+      const unsigned char* from, int k, int odd, int lane, std::uint32_t (&a)[4]) {
+    const auto* const scale = reinterpret_cast<const std::uint32_t*>(
+        from + scales_at + (odd + k) / 2 * 64 + lane / 4 * 4);
+    const group_scales groups(scale[0], scale[8]);
+    if constexpr (Form == weight_form::w8) {
+      const u32x2 codes = *reinterpret_cast<const u32x2*>(from + k * step_bytes + lane * 8);
+      decode_codes(codes.x, codes.y, groups, a);
+    } else {
+      decode_codes(*reinterpret_cast<const std::uint32_t*>(from + k * step_bytes + lane * 4),
+                   groups, a);
+    }
+  }
+};
+template <>
+struct weight_round<weight_form::f16> {
+  static constexpr int bytes = round_steps * slot_bytes;
+  static constexpr bool shared = false;
+  FORETOKEN_DEVICE static void copy(
+      const packed_matrix& w, int tile, int tile_steps, int step, int count, unsigned char* to) {
+    const int lane = thread_index() % 32;
+    const fragment_source<weight_form::f16> from(w, tile, tile_steps, lane);
+    FORETOKEN_UNROLL
+    for (int k = 0; k < round_steps; ++k) {
+      if (k < count) from.copy(to + k * slot_bytes + lane * 16, step + k);
+    }
+  }
+  FORETOKEN_DEVICE static void decode(
+      const unsigned char* from, int k, int, int lane, std::uint32_t (&a)[4]) {
+    fragment_source<weight_form::f16>::decode(from + k * slot_bytes + lane * 16, a);
+  }
+};
+
+// One warp's stream of weights, tile after tile: rounds are copied in order into a ring.
+template <weight_form Form>
 struct weight_ring {
+  using round = weight_round<Form>;
   const packed_matrix& w;
-  unsigned char* slots;  // the lane's part of the warp's Rounds * round_steps slots
+  unsigned char* places;  // the warp's
+  int rounds;
   int steps, first_step, tiles,
       stride;  // of a segment; where it starts; of the matrix; to the next
-  int tile, step = 0, ring = 0;
+  int tile, step = 0, next = 0;
 
-  // Copies the next round into the slots of the oldest.
-  FORETOKEN_DEVICE void copy_round(int lane) {
+  // Copies the next round into the place of the oldest.
+  FORETOKEN_DEVICE void copy_round() {
     if (tile < tiles) {
-      const fragment_source<Form> from(w, tile, steps * 4, lane);
-      FORETOKEN_UNROLL
-      for (int k = 0; k < round_steps; ++k) {
-        if (step + k < steps) {
-          from.copy(slots + (ring * round_steps + k) * slot_bytes, first_step + step + k);
-        }
-      }
+      const int left = steps - step;
+      round::copy(w, tile, steps * 4, first_step + step, left < round_steps ? left : round_steps,
+                  places + next * round::bytes);
     }
     copy_async_commit();
-    ring = ring + 1 == Rounds ? 0 : ring + 1;
+    next = next + 1 == rounds ? 0 : next + 1;
     step += round_steps;
     if (step >= steps) {
       step = 0;
