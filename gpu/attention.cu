@@ -14,6 +14,7 @@
 // keys and values each, x 2; loads of a chunk are all under way at once (head_dim 64: 16 KB a
 // warp).
 
+#include "gpu/arrival.cuh"
 #include "gpu/attention_chunk.cuh"
 #include "gpu/launch.cuh"
 
@@ -157,20 +158,6 @@ FORETOKEN_DEVICE void finish_tile(const attention_job& job,
   if (range.only()) all.finish(job, one);
 }
 
-// True in every thread of the block that is the last of `count` to come here.
-FORETOKEN_DEVICE bool last_to_arrive(std::uint32_t* counter, int count) {
-  auto* const flag = reinterpret_cast<std::uint32_t*>(shared_memory());
-  device_fence();
-  block_sync();
-  if (thread_index() == 0) {
-    flag[0] = atomic_add(counter, 1) + 1 == static_cast<std::uint32_t>(count) ? 1u : 0u;
-    if (flag[0] != 0) *counter = 0;
-  }
-  block_sync();
-  device_fence();
-  return flag[0] != 0;
-}
-
 template <int HeadDim, bool Capped, kv_form Form>
 FORETOKEN_KERNEL(attention_threads, HeadDim <= 64 ? 2 : 1)
 attend(const attention_job job) {
@@ -183,6 +170,7 @@ attend(const attention_job job) {
   if (has_chunk) {
     locate(job, range.tile, range.first_position,
            block_x() * block_positions + chunk * chunk_positions, at);
+    if (job.prefetch) prefetch_chunk(given, at);
   }
   wait_for_predecessor();
   if (range.idle()) return;
@@ -237,7 +225,9 @@ status launch_kind(const launch_context& on, const attention_job& job) {
   }
   const launch_grid grid{(given.spans_max + block_spans - 1) / block_spans, heads,
                          given.tile_count};
-  return launch(on, attend<HeadDim, Capped, Form>, grid, attention_threads, bytes, job);
+  attention_job one = job;
+  one.prefetch = grid.x * grid.y * grid.z <= on.multiprocessors * 3 / 8;
+  return launch(on, attend<HeadDim, Capped, Form>, grid, attention_threads, bytes, one);
 }
 
 template <int HeadDim, kv_form Form>

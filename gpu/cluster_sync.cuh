@@ -48,10 +48,6 @@ FORETOKEN_DEVICE void bulk_load(void* shared, const void* global, std::uint32_t 
   barrier_expect(b, bytes);
   bulk_copy(shared, global, bytes, b);
 }
-// One line of 128 bytes into the L2 cache. (The bulk form is issued lane by lane, 250 cycles each.)
-FORETOKEN_DEVICE void prefetch_line(const void* global) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
-}
 
 FORETOKEN_DEVICE int cluster_rank() {
   std::uint32_t r;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Of every row of logits: log sum exp and the best few, ties to the lower id.
 //
-// Two kernels. Parts of 1,024 logits: a block finds its largest, the sum of exp(v - largest) and
-// its best, one round of comparisons each. Rows: a block merges the parts, whose lists are sorted.
-// Orders are fixed: thread, warp tree, warps ascending, parts in lane order. Bytes: 4 vocabulary a
-// row, once.
+// Parts of 1,024 logits: a block finds its largest, the sum of exp(v - largest) and its best, one
+// round of comparisons each. The last block of a row merges its parts, whose lists are sorted; the
+// last of all rows tells the host, where one waits. Orders are fixed: thread, warp tree, warps
+// ascending, parts in lane order. Bytes: 4 vocabulary a row, once.
 
+#include "gpu/arrival.cuh"
 #include "gpu/launch.cuh"
 #include "gpu/numerics.cuh"
 
@@ -18,21 +19,41 @@ constexpr int each = part_logits / digest_threads;
 constexpr int digest_warps = digest_threads / 32;
 
 // A logit in an order-preserving form, and where it stands. id -1: none.
-struct candidate {
+struct alignas(8) candidate {
   std::uint32_t order;
   std::int32_t id;
 };
 
-struct part_head {
+struct alignas(16) part_head {
   float largest, sum;
   std::uint32_t finite, padding;
 };
 
+// Scratch: 16 bytes, whose first word counts rows that have arrived; then a record a row, always at
+// the same place, so that counters stay zero between launches of any size: 16 bytes, whose first
+// word counts parts, then [parts] heads, then [parts][top] candidates.
+constexpr std::size_t record_bytes(int parts) {
+  return 16 + wide(parts) * (sizeof(part_head) + digest_top * sizeof(candidate));
+}
+
 struct digest_job {
   digest_arguments given;
   int parts;
-  part_head* heads;       // [rows][parts]
-  candidate* candidates;  // [rows][parts][top]
+  FORETOKEN_DEVICE std::uint32_t* rows_arrived() const {
+    return static_cast<std::uint32_t*>(given.scratch);
+  }
+  FORETOKEN_DEVICE unsigned char* record(int row) const {
+    return static_cast<unsigned char*>(given.scratch) + 16 + wide(row) * record_bytes(parts);
+  }
+  FORETOKEN_DEVICE std::uint32_t* parts_arrived(int row) const {
+    return reinterpret_cast<std::uint32_t*>(record(row));
+  }
+  FORETOKEN_DEVICE part_head* heads(int row) const {
+    return reinterpret_cast<part_head*>(record(row) + 16);
+  }
+  FORETOKEN_DEVICE candidate* candidates(int row) const {
+    return reinterpret_cast<candidate*>(heads(row) + parts);
+  }
 };
 
 FORETOKEN_DEVICE std::uint32_t ordered_bits(float v) {
@@ -74,12 +95,10 @@ FORETOKEN_DEVICE candidate block_best(candidate mine, candidate* scratch, int ro
 constexpr int digest_shared = 2 * digest_warps * static_cast<int>(sizeof(candidate)) +
                               2 * digest_warps * static_cast<int>(sizeof(float));
 
-FORETOKEN_KERNEL(digest_threads, 1) digest_parts(const digest_job job) {
+// A block's part of its row.
+FORETOKEN_DEVICE void digest_part(const digest_job& job, int row) {
   auto* const scratch = reinterpret_cast<candidate*>(shared_memory());
   auto* const floats = reinterpret_cast<float*>(scratch + 2 * digest_warps);
-  wait_for_predecessor();
-  release_successor();
-  const int row = block_y();
   const int first = block_x() * part_logits;
   const float* const logits = job.given.logits + wide(row) * wide(job.given.stride);
   candidate mine[each];
@@ -115,11 +134,10 @@ FORETOKEN_KERNEL(digest_threads, 1) digest_parts(const digest_job job) {
   sum = warp_sum(sum);
   if (thread_index() % 32 == 0) floats[warp] = sum;
   block_sync();
-  const std::size_t part = wide(row) * wide(job.parts) + wide(block_x());
   if (thread_index() == 0) {
     sum = 0;
     for (int w = 0; w < digest_warps; ++w) sum += floats[w];
-    job.heads[part] = {largest, sum, broken > 0 ? 0u : 1u, 0u};
+    job.heads(row)[block_x()] = {largest, sum, broken > 0 ? 0u : 1u, 0u};
   }
   for (int round = 0; round < job.given.top; ++round) {
     candidate best{0, -1};
@@ -133,47 +151,74 @@ FORETOKEN_KERNEL(digest_threads, 1) digest_parts(const digest_job job) {
       if (mine[i].id == best.id) mine[i].id = -1;
     }
     if (thread_index() == 0) {
-      job.candidates[part * wide(job.given.top) + wide(round)] = best;
+      job.candidates(row)[block_x() * job.given.top + round] = best;
     }
   }
 }
 
+// A row's part that another block wrote.
+FORETOKEN_DEVICE part_head head_of(const part_head* at) {
+  const u32x4 v = load_shared_device(reinterpret_cast<const u32x4*>(at));
+  return {bits_float(v.x), bits_float(v.y), v.z, v.w};
+}
+
+// A lane's heads, loaded together: 128 parts are a vocabulary of 131,072; more are read twice.
+struct held_heads {
+  static constexpr int count = 4;
+  part_head at[count];
+  // Parts that are not there change neither the largest nor the sum.
+  FORETOKEN_DEVICE held_heads(const part_head* heads, int parts) {
+    FORETOKEN_UNROLL
+    for (int i = 0; i < count; ++i) {
+      const int p = thread_index() + 32 * i;
+      at[i] = p < parts ? head_of(heads + p) : part_head{-3.4e38f, 0, 1, 0};
+    }
+  }
+};
+
 // One warp's work: the sum over parts, in lane order.
 FORETOKEN_DEVICE void merge_sums(const digest_job& job,
                                  const part_head* heads,
+                                 const held_heads& held,
                                  logits_digest& out,
                                  bool& finite) {
-  const int lane = thread_index() % 32;
+  constexpr int beyond = 32 * held_heads::count;
   float largest = -3.4e38f, broken = 0;
-  for (int p = lane; p < job.parts; p += 32) {
-    largest = larger(largest, heads[p].largest);
-    if (heads[p].finite == 0) broken = 1;
-  }
+  const auto see = [&](const part_head& here) {
+    largest = larger(largest, here.largest);
+    if (here.finite == 0) broken = 1;
+  };
+  FORETOKEN_UNROLL
+  for (int i = 0; i < held.count; ++i) see(held.at[i]);
+  for (int p = thread_index() + beyond; p < job.parts; p += 32) see(head_of(heads + p));
   largest = warp_max(largest);
   finite = !(warp_max(broken) > 0);
   float sum = 0;
-  for (int p = lane; p < job.parts; p += 32) {
-    sum = fused_multiply_add(heads[p].sum, natural_exp(heads[p].largest - largest), sum);
-  }
+  const auto add = [&](const part_head& here) {
+    sum = fused_multiply_add(here.sum, natural_exp(here.largest - largest), sum);
+  };
+  FORETOKEN_UNROLL
+  for (int i = 0; i < held.count; ++i) add(held.at[i]);
+  for (int p = thread_index() + beyond; p < job.parts; p += 32) add(head_of(heads + p));
   sum = warp_sum(sum);
   if (thread_index() == 0) out.log_sum_exp = largest + logf(sum);
 }
 
-FORETOKEN_KERNEL(digest_threads, 1) digest_rows(const digest_job job) {
+// All parts of a row are there.
+FORETOKEN_DEVICE void merge_parts(const digest_job& job, int row) {
   auto* const scratch = reinterpret_cast<candidate*>(shared_memory());
-  wait_for_predecessor();
-  release_successor();
-  const int row = block_x();
   const int top = job.given.top;
-  const std::size_t first_part = wide(row) * wide(job.parts);
-  const part_head* const heads = job.heads + first_part;
+  const auto* const candidates = reinterpret_cast<const u32x2*>(job.candidates(row));
   auto* const lists = reinterpret_cast<candidate*>(shared_memory() + digest_shared);
+  const part_head* const heads = job.heads(row);
+  const held_heads held(heads, thread_index() < 32 ? job.parts : 0);
   for (int i = thread_index(); i < job.parts * top; i += digest_threads) {
-    lists[i] = job.candidates[first_part * wide(top) + wide(i)];
+    const u32x2 v = load_shared_device(candidates + i);
+    lists[i] = {v.x, static_cast<std::int32_t>(v.y)};
   }
   logits_digest& out = job.given.digests[row];
   bool finite = true;
-  if (thread_index() < 32) merge_sums(job, heads, out, finite);
+  if (thread_index() < 32) merge_sums(job, heads, held, out, finite);
   block_sync();
   // A thread looks after part t of every 256; its lists are short, so it walks them all.
   int taken = 0;  // of the thread's own list (parts beyond the first 256 are read in full)
@@ -205,32 +250,34 @@ FORETOKEN_KERNEL(digest_threads, 1) digest_rows(const digest_job job) {
   }
 }
 
-constexpr std::size_t aligned(std::size_t bytes) {
-  return (bytes + 255) / 256 * 256;
+FORETOKEN_KERNEL(digest_threads, 1) digest_rows(const digest_job job) {
+  wait_for_predecessor();
+  release_successor();
+  const int row = block_y();
+  const announce_arguments& end = job.given.end;
+  const std::uint32_t number = end.flag != nullptr ? *end.number : 0;
+  digest_part(job, row);
+  if (!last_to_arrive(job.parts_arrived(row), job.parts)) return;
+  block_sync();
+  merge_parts(job, row);
+  if (end.flag == nullptr) return;
+  if (job.given.rows > 1 && !last_to_arrive(job.rows_arrived(), job.given.rows)) return;
+  if (thread_index() == 0) store_release_host(end.flag, number);
 }
 
 }  // namespace
 
 std::size_t digest_scratch_bytes(int rows, int vocabulary) {
-  const auto parts = wide((vocabulary + part_logits - 1) / part_logits);
-  return wide(rows) * parts * sizeof(part_head) + 256 +
-         wide(rows) * parts * digest_top * sizeof(candidate);
+  return 16 + wide(rows) * record_bytes((vocabulary + part_logits - 1) / part_logits);
 }
 
 status launch_digest(const launch_context& on, const digest_arguments& given) {
   if (given.rows < 1) return {};
   if (given.top < 1 || given.top > digest_top) return invalid("top", "out of range");
-  digest_job job{given, (given.vocabulary + part_logits - 1) / part_logits, nullptr, nullptr};
-  job.heads = static_cast<part_head*>(given.scratch);
-  const std::size_t heads = wide(given.rows) * wide(job.parts) * sizeof(part_head);
-  job.candidates =
-      reinterpret_cast<candidate*>(static_cast<std::byte*>(given.scratch) + aligned(heads));
-  FORETOKEN_TRY(
-      launch(on, digest_parts, {job.parts, given.rows, 1}, digest_threads, digest_shared, job));
-  launch_context next = on;
-  next.dependent = true;
+  const digest_job job{given, (given.vocabulary + part_logits - 1) / part_logits};
   const int lists = job.parts * given.top * static_cast<int>(sizeof(candidate));
-  return launch(next, digest_rows, {given.rows, 1, 1}, digest_threads, digest_shared + lists, job);
+  return launch(on, digest_rows, {job.parts, given.rows, 1}, digest_threads, digest_shared + lists,
+                job);
 }
 
 }  // namespace foretoken::gpu

@@ -242,15 +242,21 @@ struct logits_digest {
   std::int32_t id[digest_top];  // best first, ties by lower id
   float logit[digest_top];
 };
+// *flag = *number, seen by the host after everything that earlier launches wrote.
+struct announce_arguments {
+  const std::uint32_t* number = nullptr;
+  std::uint32_t* flag = nullptr;  // pinned host memory
+};
 struct digest_arguments {
   int rows = 0;
   const float* logits = nullptr;  // [rows][stride]
   int vocabulary = 0;  // up to 400,000 with 32 entries where a block has 99 KB of shared memory
   int stride = 0;
-  int top = 1;                       // 1..digest_top
-  void* scratch = nullptr;           // digest_scratch_bytes(rows, vocabulary)
+  int top = 1;              // 1..digest_top
+  void* scratch = nullptr;  // digest_scratch_bytes(rows, vocabulary), zero before its first launch
   logits_digest* digests = nullptr;  // [rows]; may be pinned host memory
   std::int32_t* token = nullptr;     // [rows] the best id again, for the next step; may be null
+  announce_arguments end{};          // when all rows are there; flag null = nobody waits
 };
 std::size_t digest_scratch_bytes(int rows, int vocabulary);
 status launch_digest(const launch_context& on, const digest_arguments& given);
@@ -264,11 +270,6 @@ struct take_inputs_arguments {
 };
 status launch_take_inputs(const launch_context& on, const take_inputs_arguments& given);
 
-// *flag = *number, seen by the host after everything that earlier launches wrote.
-struct announce_arguments {
-  const std::uint32_t* number = nullptr;
-  std::uint32_t* flag = nullptr;  // pinned host memory
-};
 status launch_announce(const launch_context& on, const announce_arguments& given);
 
 struct page_copy_arguments {

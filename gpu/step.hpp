@@ -107,8 +107,9 @@ class step final : public model::ops {
   template <class Launch>
   void queue(Launch&& launch);
   step_rows rows() const noexcept;
-  void queue_head(int first, int count);
+  void queue_logits(int first, int count);
   void queue_digest(int count);
+  void queue_announce();
   status finish_queue();
   bool looks() const noexcept;      // this step reads the counter of clamped values
   bool one_block() const noexcept;  // all logits at once: the end is part of the recorded step

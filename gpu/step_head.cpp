@@ -26,7 +26,7 @@ status step::failed(error why) {
   return why;
 }
 
-void step::queue_head(int first, int count) {
+void step::queue_logits(int first, int count) {
   head_arguments given;
   given.rows = count;
   given.which = device_.which + first;
@@ -37,7 +37,6 @@ void step::queue_head(int first, int count) {
   given.softcap = shape().final_softcap;
   given.logits = logits_;
   queue([this, given] { return launch_head(on_, given); });
-  queue_digest(count);
 }
 
 void step::queue_digest(int count) {
@@ -49,7 +48,14 @@ void step::queue_digest(int count) {
   digest.top = std::min(bucket_.top, shape().vocabulary);
   digest.scratch = scratch_;
   digest.digests = digests_;
+  if (one_block()) digest.end = {device_.number, done_};
   queue([this, digest] { return launch_digest(on_, digest); });
+}
+
+// The end of a step without a digest, which says it otherwise.
+void step::queue_announce() {
+  const announce_arguments given{device_.number, done_};
+  queue([this, given] { return launch_announce(on_, given); });
 }
 
 // Everything since begin() is on its way after this. The first step of a bucket is queued launch by
@@ -87,14 +93,11 @@ status step::head(model::step_result& out) {
     mode_ = mode::direct;
     queue_lanes();
   }
-  if (on_lanes_ && own_head()) {
+  if (bucket_.head_rows > 0) {
+    if (!on_lanes_ || !own_head()) queue_logits(0, bucket_.head_rows);
     queue_digest(bucket_.head_rows);
-  } else if (bucket_.head_rows > 0) {
-    queue_head(0, bucket_.head_rows);
-  }
-  if (one_block()) {
-    const announce_arguments given{device_.number, done_};
-    queue([this, given] { return launch_announce(on_, given); });
+  } else if (one_block()) {
+    queue_announce();
   }
   if (const status done = finish_queue(); !done) return failed(done.error());
   out.handed_over = std::chrono::steady_clock::now() - begun_;
@@ -105,7 +108,8 @@ status step::head(model::step_result& out) {
   for (std::size_t first = 0; first < all.size(); first += block) {
     const auto tasks = all.subspan(first, std::min(block, all.size() - first));
     if (bucket_.head_rows == 0) {
-      queue_head(static_cast<int>(first), static_cast<int>(tasks.size()));
+      queue_logits(static_cast<int>(first), static_cast<int>(tasks.size()));
+      queue_digest(static_cast<int>(tasks.size()));
     }
     if (!queued_) return failed(queued_.error());
     if (const status done = run_block(tasks, out); !done) return failed(done.error());

@@ -173,7 +173,8 @@ TEST_CASE("digest: best few in order, log sum exp, broken rows named") {
     const device_array<float> logits_there(logits);
     for (int pass = 0; pass < test::device_passes(); ++pass) {
       test::begin_pass(pass);
-      const device_array<std::byte> scratch(gpu::digest_scratch_bytes(rows, vocabulary));
+      const device_array<std::byte> scratch(
+          std::vector<std::byte>(gpu::digest_scratch_bytes(rows, vocabulary)));
       const device_array<gpu::logits_digest> out(rows);
       const device_array<std::int32_t> tokens(rows);
       gpu::digest_arguments given{rows, logits_there.get(), vocabulary, stride,
