@@ -1,17 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-// Time of the cluster-resident step, embedding to sampled token on the host's ring: lanes x rows x
-// context. Random weights of SmolLM2-135M's shape, W4 (4-bit codes, f16 scale and minimum a 32),
-// f16 keys and values. Lanes of a launch start together, so they share weights in the L2 cache.
-// Arguments: none = the table; LANES ROWS CONTEXT = one line of it; --smoke = 1 1 512. Needs a GPU
-// of compute capability 9; exits 77 without one.
+// Time of the cluster-resident step as the backend queues it, embedding to sampled token in host
+// memory: lanes x rows x context. Random weights of SmolLM2-135M's shape, W4 (4-bit codes, f16
+// scale and minimum a 32), f16 keys and values. Lanes of a launch start together, so they share
+// weights in the L2 cache.
+//
+//   cluster_step_bench [--head rule|general|own|ring] [--smoke] [LANES ROWS CONTEXT]
+//
+// Without numbers the table; with them one line of it; --smoke = 1 1 512. The head: by the rule of
+// the backend, the general path's on all multiprocessors, the launch's own on each lane's; ring:
+// the launch's own, whose record on the host's ring ends the step, without digest and announcement.
+// Needs a GPU of compute capability 9; exits 77 without one.
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 #include <string>
 
+#include "gpu/kernels.hpp"
 #include "tests/kernels/cluster_model.cuh"
 
 namespace foretoken::cluster_test {
 namespace {
+
+enum class head_kind { rule, general, own, ring };
 
 struct timing {
   double median_us, best_us;
@@ -21,13 +31,101 @@ timing of(std::vector<double> us) {
   return {us[us.size() / 2], us[0]};
 }
 
+std::vector<std::uint32_t> counted(std::uint32_t count) {
+  std::vector<std::uint32_t> out(count);
+  std::iota(out.begin(), out.end(), 0u);
+  return out;
+}
+
+constexpr int rows_at_once = lanes_at_once * lane_rows_most;
+constexpr std::uint32_t numbers = 4096;  // of steps that are waited for
+
+// What follows the launch: the general path's head and digest, and the word to the host.
+class step_end {
+ public:
+  explicit step_end(const uploaded_model& model)
+      : head_({model.host.head.get()}, gpu::plain_order(model.host.size.vocabulary)),
+        which_(std::vector<std::int32_t>(rows_at_once)),
+        number_(counted(numbers)),
+        logits_(std::size_t(rows_at_once) * head_.view.rows),
+        scratch_(zeroed<std::byte>(gpu::digest_scratch_bytes(rows_at_once, head_.view.rows))),
+        vocabulary_(model.host.size.vocabulary) {
+    std::vector<std::int32_t> all(rows_at_once);
+    std::iota(all.begin(), all.end(), 0);
+    check(cudaMemcpy(which_.at, all.data(), all.size() * 4, cudaMemcpyHostToDevice), "rows");
+    const std::size_t width = std::size_t(gpu::padded_columns(model.host.size.width));
+    work_.normed = zeroed<std::uint16_t>(rows_at_once * width * 2);
+    work_.squares = zeroed<float>(rows_at_once * width / 16 * 4);
+    norm_.weight = model.gains.at + std::size_t(2) * model.host.size.layers * model.host.size.width;
+    norm_.epsilon = 1e-5f;
+    check(cudaMallocHost(&digests_, sizeof(gpu::logits_digest) * rows_at_once), "digests");
+    check(cudaMallocHost(&flag_, sizeof(*flag_)), "flag");
+  }
+  ~step_end() {
+    cudaFreeHost(digests_);
+    cudaFreeHost(flag_);
+  }
+  step_end(const step_end&) = delete;
+
+  // What the launch leaves for it.
+  void prepare(step_arguments& step, bool general) const {
+    if (general) {
+      step.normed = work_.normed;
+      step.normed_stride = gpu::padded_columns(head_.view.columns);
+      step.squares = work_.squares;
+    }
+    for (int l = 0, first = 0; l < step.lanes; first += step.lane[l++].rows) {
+      step.lane[l].first = first;
+      step.lane[l].ring = nullptr;
+      if (!general) step.lane[l].logits = logits_.at + std::size_t(first) * head_.view.rows;
+    }
+  }
+  void queue(cudaStream_t stream, int rows, bool general, std::uint32_t number) const {
+    gpu::launch_context on;
+    on.stream = stream;
+    if (general) {
+      gpu::head_arguments head;
+      head.rows = head.rows_of_x = rows;
+      head.which = which_.at;
+      head.work = work_;
+      head.norm = norm_;
+      head.matrix = head_.view;
+      head.logits = logits_.at;
+      check(gpu::launch_head(on, head));
+    }
+    check(gpu::launch_digest(on, {rows,
+                                  logits_.at,
+                                  vocabulary_,
+                                  head_.view.rows,
+                                  1,
+                                  scratch_,
+                                  digests_,
+                                  nullptr,
+                                  {number_.at + number, flag_}}));
+  }
+  const std::uint32_t* flag() const { return flag_; }
+
+ private:
+  general_matrix head_;
+  on_device<std::int32_t> which_;
+  on_device<std::uint32_t> number_;
+  on_device<float> logits_;
+  std::byte* scratch_;
+  int vocabulary_;
+  gpu::workspace work_;
+  gpu::norm_parameters norm_;
+  gpu::logits_digest* digests_ = nullptr;
+  std::uint32_t* flag_ = nullptr;
+};
+
 class step_bench {
  public:
-  step_bench(const uploaded_model& model, const kv_pool& pool) : model_(model), pool_(pool) {
+  step_bench(const uploaded_model& model, const kv_pool& pool, head_kind head)
+      : model_(model), pool_(pool), end_(model), head_(head) {
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
     check(cudaEventCreate(&first_), "event");
     check(cudaEventCreate(&last_), "event");
-    check(cudaMallocHost(&ring_, sizeof(ring_record) * 7 * lane_rows_most), "ring");
+    check(cudaMallocHost(&ring_, sizeof(ring_record) * rows_at_once), "ring");
   }
 
   step_arguments arguments(int lanes, int rows, int context) {
@@ -48,7 +146,15 @@ class step_bench {
         lane.table[r] = (i * rows + r) % pool_.sequences;
       }
     }
+    if (head_ != head_kind::ring) end_.prepare(step, general(step));
     return step;
+  }
+  bool general(const step_arguments& step) const {
+    if (head_ == head_kind::rule) return rows_of(step) <= general_head_rows;
+    return head_ == head_kind::general;
+  }
+  const char* head_name(const step_arguments& step) const {
+    return head_ == head_kind::ring ? "ring" : general(step) ? "general" : "own";
   }
 
   // Half a second of steps: an idle device has other clocks than one that serves.
@@ -63,12 +169,10 @@ class step_bench {
     std::vector<double> us;
     for (int i = 0; i < runs + 5; ++i) {
       check(cudaEventRecord(first_, stream_), "record");
-      check(launch(model_.host.size.shape, step, stream_));
+      queue(step, 0);
       check(cudaEventRecord(last_, stream_), "record");
-      check(cudaEventSynchronize(last_), "step");
-      float ms = 0;
-      check(cudaEventElapsedTime(&ms, first_, last_), "elapsed");
-      if (i >= 5) us.push_back(ms * 1e3);
+      const double took = elapsed_us();
+      if (i >= 5) us.push_back(took);
     }
     return of(us);
   }
@@ -76,29 +180,22 @@ class step_bench {
   // Steps queued back to back, as with two steps in flight: time a step.
   double in_a_row(const step_arguments& step, int runs) {
     check(cudaEventRecord(first_, stream_), "record");
-    for (int i = 0; i < runs; ++i) check(launch(model_.host.size.shape, step, stream_));
+    for (int i = 0; i < runs; ++i) queue(step, 0, i > 0);
     check(cudaEventRecord(last_, stream_), "record");
-    check(cudaEventSynchronize(last_), "steps");
-    float ms = 0;
-    check(cudaEventElapsedTime(&ms, first_, last_), "elapsed");
-    return ms * 1e3 / runs;
+    return elapsed_us() / runs;
   }
 
-  // From the call to launch until the host has seen the last lane's record.
+  // From the call to launch until the host has seen the step's end.
   timing to_host(step_arguments step, int runs) {
     std::vector<double> us;
     for (int i = 0; i < runs + 5; ++i) {
-      for (int l = 0; l < step.lanes; ++l) step.lane[l].step = ++step_number_;
+      step_number_ = step_number_ % (numbers - 1) + 1;
+      for (int l = 0; l < step.lanes; ++l) step.lane[l].step = step_number_;
       const auto start = std::chrono::steady_clock::now();
-      check(launch(model_.host.size.shape, step, stream_));
-      for (int l = 0; l < step.lanes; ++l) {
-        const ring_record* record = step.lane[l].ring + step.lane[l].rows - 1;
-        while (__atomic_load_n(&record->step, __ATOMIC_ACQUIRE) != step.lane[l].step) {
-          if (std::chrono::steady_clock::now() - start > std::chrono::seconds(5)) {
-            std::printf("no record came\n");
-            std::exit(1);
-          }
-        }
+      queue(step, step_number_);
+      if (head_ != head_kind::ring) see(*end_.flag(), start);
+      for (int l = 0; l < step.lanes && head_ == head_kind::ring; ++l) {
+        see(step.lane[l].ring[step.lane[l].rows - 1].step, start);
       }
       const std::chrono::duration<double, std::micro> took =
           std::chrono::steady_clock::now() - start;
@@ -127,8 +224,35 @@ class step_bench {
   }
 
  private:
+  static int rows_of(const step_arguments& step) {
+    int rows = 0;
+    for (int l = 0; l < step.lanes; ++l) rows += step.lane[l].rows;
+    return rows;
+  }
+  void queue(step_arguments step, std::uint32_t number, bool dependent = false) {
+    step.dependent = dependent;
+    check(launch(model_.host.size.shape, step, stream_));
+    if (head_ != head_kind::ring) end_.queue(stream_, rows_of(step), general(step), number);
+  }
+  double elapsed_us() {
+    check(cudaEventSynchronize(last_), "steps");
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, first_, last_), "elapsed");
+    return ms * 1e3;
+  }
+  void see(const std::uint32_t& flag, std::chrono::steady_clock::time_point start) const {
+    while (__atomic_load_n(&flag, __ATOMIC_ACQUIRE) != step_number_) {
+      if (std::chrono::steady_clock::now() - start > std::chrono::seconds(5)) {
+        std::printf("the end of a step did not come\n");
+        std::exit(1);
+      }
+    }
+  }
+
   const uploaded_model& model_;
   const kv_pool& pool_;
+  step_end end_;
+  head_kind head_;
   cudaStream_t stream_{};
   cudaEvent_t first_{}, last_{};
   ring_record* ring_ = nullptr;
@@ -137,6 +261,7 @@ class step_bench {
 
 struct choice {
   std::vector<int> lanes{1, 4, 7}, rows{1, 2, 4, 8}, contexts{128, 512, 2048};
+  head_kind head = head_kind::rule;
 };
 
 void table(const choice& of) {
@@ -144,7 +269,7 @@ void table(const choice& of) {
   const uploaded_model uploaded(model);
   const kv_pool pool(model.size, of.lanes.back() * of.rows.back(), of.contexts.back());
   check(prepare(model_shape::smollm2_135m));
-  step_bench bench(uploaded, pool);
+  step_bench bench(uploaded, pool, of.head);
   const double weight_bytes = double(uploaded.layers.count) + double(uploaded.head.count);
   const double kv_row = 2.0 * model.size.layers * model.size.kv_heads * head_dim * 2;
   bench.warm_up(bench.arguments(of.lanes.back(), of.rows.back(), of.contexts.front()));
@@ -153,8 +278,8 @@ void table(const choice& of) {
     bench.phases(bench.arguments(1, rows, std::min(512, of.contexts.back())));
   }
   std::printf(
-      "lanes rows ctx | device us (best) | in a row us | launch to ring us | tokens/s | of byte "
-      "floor\n");
+      "lanes rows ctx | device us (best) | in a row us | launch to host us | tokens/s | of byte "
+      "floor | head\n");
   for (int lanes : of.lanes) {
     for (int rows : of.rows) {
       for (int context : of.contexts) {
@@ -164,12 +289,18 @@ void table(const choice& of) {
         const timing host = bench.to_host(step, 40);
         // One pass over the weights for all lanes and every row's keys and values, at 3.0 TB/s.
         const double floor_us = (weight_bytes + double(lanes) * rows * context * kv_row) / 3.0e6;
-        std::printf("%d %d %4d | %6.1f (%6.1f) | %6.1f | %6.1f | %7.0f | %.2f\n", lanes, rows,
+        std::printf("%d %d %4d | %6.1f (%6.1f) | %6.1f | %6.1f | %7.0f | %.2f | %s\n", lanes, rows,
                     context, device.median_us, device.best_us, row, host.median_us,
-                    lanes * rows / row * 1e6, floor_us / row);
+                    lanes * rows / row * 1e6, floor_us / row, bench.head_name(step));
       }
     }
   }
+}
+
+head_kind head_of(const std::string& name) {
+  if (name == "general") return head_kind::general;
+  if (name == "own") return head_kind::own;
+  return name == "ring" ? head_kind::ring : head_kind::rule;
 }
 
 }  // namespace
@@ -182,8 +313,22 @@ int main(int argc, char** argv) {
   if (cudaGetDeviceProperties(&properties, 0) != cudaSuccess || properties.major != 9) return 77;
   std::printf("%s, %d multiprocessors\n", properties.name, properties.multiProcessorCount);
   choice of;
-  if (argc == 4) of = {{std::atoi(argv[1])}, {std::atoi(argv[2])}, {std::atoi(argv[3])}};
-  if (argc == 2 && std::string(argv[1]) == "--smoke") of = {{1}, {1}, {512}};
+  std::vector<int> numbers;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    if (word == "--smoke") {
+      numbers = {1, 1, 512};
+    } else if (word == "--head" && i + 1 < argc) {
+      of.head = head_of(argv[++i]);
+    } else {
+      numbers.push_back(std::atoi(argv[i]));
+    }
+  }
+  if (numbers.size() == 3) {
+    of.lanes = {numbers[0]};
+    of.rows = {numbers[1]};
+    of.contexts = {numbers[2]};
+  }
   table(of);
   return 0;
 }

@@ -123,6 +123,7 @@ FORETOKEN_DEVICE void begin(block<S>& b) {
     if (mine.g) load_record(b, matrix::g, 0);
     if (mine.d) load_record(b, matrix::d, 0);
   }
+  wait_for_predecessor();
   fill_rows(b);
   block_sync();
   fill_pairs(b);

@@ -84,17 +84,19 @@ status checked(cudaError_t code, const char* what) {
 
 struct launch_plan {
   cudaLaunchConfig_t config{};
-  cudaLaunchAttribute attribute{};
+  cudaLaunchAttribute attributes[2]{};
 };
-void plan(launch_plan& to, int lanes, int shared_bytes, cudaStream_t stream) {
-  to.attribute.id = cudaLaunchAttributeClusterDimension;
-  to.attribute.val.clusterDim = {blocks, 1, 1};
+void plan(launch_plan& to, int lanes, int shared_bytes, bool dependent, cudaStream_t stream) {
+  to.attributes[0].id = cudaLaunchAttributeClusterDimension;
+  to.attributes[0].val.clusterDim = {blocks, 1, 1};
+  to.attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  to.attributes[1].val.programmaticStreamSerializationAllowed = 1;
   to.config.gridDim = dim3(static_cast<unsigned>(blocks * lanes));
   to.config.blockDim = dim3(threads);
   to.config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
   to.config.stream = stream;
-  to.config.attrs = &to.attribute;
-  to.config.numAttrs = 1;
+  to.config.attrs = to.attributes;
+  to.config.numAttrs = dependent ? 2 : 1;
 }
 
 }  // namespace
@@ -119,7 +121,7 @@ status prepare(model_shape shape) {
 
 result<int> lanes_of_device(model_shape shape) {
   launch_plan to;
-  plan(to, 1, limits_of(shape).shared_bytes, nullptr);
+  plan(to, 1, limits_of(shape).shared_bytes, false, nullptr);
   int count = 0;
   FORETOKEN_TRY(checked(cudaOccupancyMaxActiveClusters(
                             &count, reinterpret_cast<const void*>(kernel_of(shape)), &to.config),
@@ -162,7 +164,7 @@ status launch(model_shape shape, const step_arguments& step, cudaStream_t stream
     }
   }
   launch_plan to;
-  plan(to, step.lanes, most.shared_bytes, stream);
+  plan(to, step.lanes, most.shared_bytes, step.dependent, stream);
   step_arguments copy = step;
   void* arguments[] = {&copy};
   const kernel chosen = kernel_of(shape, step.cycles != nullptr);

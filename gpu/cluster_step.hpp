@@ -91,6 +91,12 @@ struct ring_record {
   std::uint32_t step;     // written last
 };
 
+// Steps of up to this many rows, of all lanes, end faster with the general path's head, which has
+// all multiprocessors for them, than with that of the launch, which has 16 a lane: 1 row 337 us
+// instead of 355, 32 rows 517 instead of 526, 56 rows 557 instead of 555 (cluster_step_bench
+// --head, context 512, H100, 2026-11-24).
+constexpr int general_head_rows = 32;
+
 constexpr int lane_rows_most = 16;
 constexpr int lanes_at_once = 7;  // of a launch
 struct lane_rows {
@@ -117,6 +123,8 @@ struct step_arguments {
   std::uint16_t* normed = nullptr;
   int normed_stride = 0;
   float* squares = nullptr;
+  // Starts while the kernel before it on the stream ends; weights alone are read before its end.
+  bool dependent = false;
   int lanes = 0;
   lane_rows lane[lanes_at_once];
   std::uint32_t* clamped = nullptr;  // device counter of values that did not fit f16; may be null

@@ -30,9 +30,10 @@ lane_deal step::deal() const noexcept {
 }
 
 // The head of the step itself gives logits of all rows, into the one block there is for them.
+// With few rows the general path's head, the same bits, is the faster.
 bool step::own_head() const noexcept {
-  return weights_->clusters->view.head != nullptr && row_count_ <= sizes_.head_rows &&
-         row_count_ == static_cast<int>(tasks_.size());
+  return weights_->clusters->view.head != nullptr && row_count_ > cluster::general_head_rows &&
+         row_count_ <= sizes_.head_rows && row_count_ == static_cast<int>(tasks_.size());
 }
 
 // Contexts that are too long together for one cluster go the general way.
@@ -90,7 +91,10 @@ void step::queue_lanes() {
     }
     given.lanes = all.lanes_of(here);
     for (int l = 0; l < given.lanes; ++l) fill_lane(given.lane[l], part_of(here, l, given.lanes));
-    queue([this, given] { return cluster::launch(weights_->clusters->shape, given, on_.stream); });
+    queue([this, given]() mutable {
+      given.dependent = on_.dependent;
+      return cluster::launch(weights_->clusters->shape, given, on_.stream);
+    });
   }
 }
 

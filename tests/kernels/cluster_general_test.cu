@@ -9,31 +9,6 @@
 namespace foretoken::cluster_test {
 namespace {
 
-using gpu::packed_matrix;
-
-struct general_matrix {
-  general_order host;
-  on_device<std::byte> codes;
-  on_device<std::uint32_t> scales;
-  packed_matrix view;
-  general_matrix(const std::vector<const random_matrix*>& parts, const gpu::row_order& order)
-      : host(parts, order), codes(host.codes), scales(host.scales) {
-    view.codes = codes.at;
-    view.scales = scales.at;
-    view.rows = int(order.size());
-    view.columns = parts[0]->columns;
-    view.form = gpu::weight_form::w4;
-  }
-};
-
-template <class T>
-T* zeroed(std::size_t bytes) {
-  void* at = nullptr;
-  check(cudaMalloc(&at, bytes), "workspace");
-  check(cudaMemset(at, 0, bytes), "workspace");
-  return static_cast<T*>(at);
-}
-
 class general_step {
  public:
   general_step(const random_model& model, const uploaded_model& uploaded, const kv_pool& pool)

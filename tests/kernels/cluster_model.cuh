@@ -183,6 +183,29 @@ struct general_order {
   }
 };
 
+struct general_matrix {
+  general_order host;
+  on_device<std::byte> codes;
+  on_device<std::uint32_t> scales;
+  gpu::packed_matrix view;
+  general_matrix(const std::vector<const random_matrix*>& parts, const gpu::row_order& order)
+      : host(parts, order), codes(host.codes), scales(host.scales) {
+    view.codes = codes.at;
+    view.scales = scales.at;
+    view.rows = int(order.size());
+    view.columns = parts[0]->columns;
+    view.form = gpu::weight_form::w4;
+  }
+};
+
+template <class T>
+T* zeroed(std::size_t bytes) {
+  void* at = nullptr;
+  check(cudaMalloc(&at, bytes), "workspace");
+  check(cudaMemset(at, 0, bytes), "workspace");
+  return static_cast<T*>(at);
+}
+
 inline std::vector<std::byte> layer_streams(const random_model& m) {
   std::vector<std::byte> out(layer_stream_bytes(m.size.shape, m.size.layers));
   const std::vector<coded_layer> all = m.views();
