@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "tests/kernels/matrices.hpp"
 
@@ -163,8 +164,10 @@ TEST_CASE("head: chosen rows, capped") {
 
 TEST_CASE("digest: best few in order, log sum exp, broken rows named") {
   random_source random(8);
-  for (const int vocabulary : {3, 1000, 2500}) {
-    constexpr int rows = 4, top = 5;
+  constexpr int top = 5;
+  // A row's parts are merged in one launch or in two, by the number of rows.
+  for (const auto& [vocabulary, rows] :
+       {std::pair{3, 4}, std::pair{1000, 4}, std::pair{2500, 4}, std::pair{2500, 11}}) {
     const int stride = vocabulary + 13;
     auto logits = random.normals(at(rows * stride), 5);
     logits[at(stride + 1)] = logits[at(stride)];  // a tie
@@ -175,12 +178,22 @@ TEST_CASE("digest: best few in order, log sum exp, broken rows named") {
       test::begin_pass(pass);
       const device_array<std::byte> scratch(
           std::vector<std::byte>(gpu::digest_scratch_bytes(rows, vocabulary)));
-      const device_array<gpu::logits_digest> out(rows);
-      const device_array<std::int32_t> tokens(rows);
-      gpu::digest_arguments given{rows, logits_there.get(), vocabulary, stride,
-                                  top,  scratch.get(),      out.get(),  tokens.get()};
+      const device_array<gpu::logits_digest> out(at(rows));
+      const device_array<std::int32_t> tokens(at(rows));
+      const device_array<std::uint32_t> number(std::vector<std::uint32_t>{77}), flag(1);
+      gpu::digest_arguments given{rows,
+                                  logits_there.get(),
+                                  vocabulary,
+                                  stride,
+                                  top,
+                                  scratch.get(),
+                                  out.get(),
+                                  tokens.get(),
+                                  {number.get(), flag.get()}};
       REQUIRE(gpu::launch_digest(test::device_context(), given));
+      REQUIRE(gpu::launch_digest(test::device_context(), given));  // counters are as they were
       const auto got = out.read();
+      CHECK(flag.read()[0] == 77);
       for (int r = 0; r < rows; ++r) {
         CAPTURE(r);
         if (r == 2) {
