@@ -3,14 +3,14 @@
 // in a model's shape, every sequence at one context length, one graph a batch size.
 //
 //   gpu_step_bench [--form f16|w8|w4] [--smoke] [--decode|--prefill|--tiles|--chosen] [--rows N,..]
-//                  [--context N] [--prompt N] [shape ...]
+//                  [--context N] [--prompt N] [--narrow] [shape ...]
 //   shapes: smollm2 llama1b
 //
 // Decode: microseconds a step (median of the replays), tokens a second, the share of the floor of
 // bytes (weights once, keys and values once), and for a host that waits for each step: from the
 // launch to its end, and the call of launch. Prefill: prompts of 32 (--prompt) tokens, one
 // prediction each. Tiles: the products of prefill by each kernel that can do them; chosen: by the
-// usual ones.
+// usual ones. Narrow: without the kernels of the wide matrix instruction.
 #include <algorithm>
 #include <cstdio>
 #include <sstream>
@@ -32,6 +32,7 @@ void print_parts(bench_step& one, const bench_shape& shape) {
 struct chosen_tables {
   bool decode = true, prefill = true, tiles = false, smoke = false;
   bool only_chosen = false;  // of the tiles' kernels
+  bool narrow = false;       // without the wide matrix instruction
   std::vector<int> rows;     // empty = the table's own
   int context = 0;           // of decode; 0 = all
   int prompt_tokens = 32;
@@ -79,7 +80,7 @@ void run_prefill(const bench_model& made, gpu::launch_context on, const chosen_t
   const bool smoke = chosen.smoke;
   std::printf("prompts of %d tokens, ten alternatives\n%4s %9s %11s %8s %8s %6s  %s\n",
               prompt_tokens, "rows", "us", "tokens/s", "TFLOP/s", "waited", "call", "parts");
-  for (const int prompts : {1, 2, 4, 8, 12, 16, 24, 32, 48, 64}) {
+  for (const int prompts : {1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64}) {
     if (smoke && prompts > 2) continue;
     if (!chosen.wants(prompts * prompt_tokens) || prompts * prompt_tokens > 2048) continue;
     bench_step one(made, prompts, prompt_tokens, prompt_tokens, on);
@@ -108,13 +109,20 @@ constexpr tile_name tile_names[] = {
     {gpu::product_tile::streamed_64x64, "streamed_64x64"},
     {gpu::product_tile::tiled_64x64, "tiled_64x64"},
     {gpu::product_tile::tiled_128x64, "tiled_128x64"},
+    {gpu::product_tile::split_64x32, "split_64x32"},
+    {gpu::product_tile::split_64x64, "split_64x64"},
+    {gpu::product_tile::quad_64x32, "quad_64x32"},
+    {gpu::product_tile::quad_64x64, "quad_64x64"},
+    {gpu::product_tile::quad_64x96, "quad_64x96"},
+    {gpu::product_tile::wide_128x64, "wide_128x64"},
+    {gpu::product_tile::wide_128x128, "wide_128x128"},
 };
 
 void run_tiles(const bench_model& made, gpu::launch_context on, const chosen_tables& chosen) {
   const bench_shape& shape = made.shape();
   std::printf("%4s %-20s  us a layer: attention input, attention output, ffn input, ffn output\n",
               "rows", "kernel");
-  for (const int rows : {16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048}) {
+  for (const int rows : {16, 32, 48, 64, 96, 128, 160, 192, 256, 384, 512, 768, 1024, 2048}) {
     if (chosen.smoke && rows > 64) continue;
     if (!chosen.wants(rows)) continue;
     bench_step one(made, rows / 16, 16, 32, on);
@@ -180,6 +188,8 @@ int main(int count, char** arguments) {
     } else if (word == "--chosen") {
       chosen.decode = chosen.prefill = false;
       chosen.tiles = chosen.only_chosen = true;
+    } else if (word == "--narrow") {
+      chosen.narrow = true;
     } else if (word == "--rows" && i + 1 < count) {
       chosen.rows = numbers_of(arguments[++i]);
     } else if (word == "--context" && i + 1 < count) {
@@ -199,6 +209,7 @@ int main(int count, char** arguments) {
   gpu::launch_context on;
   must(cudaStreamCreateWithFlags(&on.stream, cudaStreamNonBlocking), "stream");
   on.multiprocessors = found.multiProcessorCount;
+  on.wide_mma = found.major == 9 && !chosen.narrow;
   // Measured on this kind of device: 1 GB read by one simple kernel (H100 80GB HBM3, 2026-11-24).
   const double rate = 3.04e12;
   std::printf("%s, %d multiprocessors; floor at %.2f TB/s\n", found.name, on.multiprocessors,

@@ -69,7 +69,7 @@ FORETOKEN_DEVICE int grid_x() {
   return static_cast<int>(gridDim.x);
 }
 
-extern __shared__ __align__(128) unsigned char foretoken_shared[];
+extern __shared__ __align__(1024) unsigned char foretoken_shared[];
 FORETOKEN_DEVICE unsigned char* shared_memory() {
   return foretoken_shared;
 }

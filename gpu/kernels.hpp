@@ -36,6 +36,13 @@ enum class product_tile : std::uint8_t {
   streamed_64x64,
   tiled_64x64,
   tiled_128x64,
+  split_64x32,  // these by the wide matrix instruction
+  split_64x64,
+  quad_64x32,
+  quad_64x64,
+  quad_64x96,
+  wide_128x64,
+  wide_128x128,
 };
 
 struct launch_context {
@@ -44,6 +51,7 @@ struct launch_context {
   int shared_bytes_max = 227 << 10;  // of a block, as the device allows on request (8.0: 163 KB)
   bool dependent = true;  // false for the first kernel after work that is no kernel of ours
   product_tile tile = product_tile::chosen;
+  bool wide_mma = false;  // the device has the wide matrix instruction: compute capability 9.0
 };
 
 // ---- weights -----------------------------------------------------------------------------------

@@ -7,8 +7,13 @@
 
 namespace foretoken::gpu {
 
+constexpr int blocks_of(int n, int size) {
+  return (n + size - 1) / size;
+}
+
 struct launch_grid {
   int x = 1, y = 1, z = 1;
+  int cluster = 1;  // blocks beside each other in x that share their memories; no emulation
 };
 
 #if defined(__CUDACC__)
@@ -41,11 +46,18 @@ status launch(const launch_context& on,
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
   config.stream = on.stream;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = on.dependent ? 1 : 0;
+  cudaLaunchAttribute attributes[2] = {};
+  unsigned count = 0;
+  if (on.dependent) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (grid.cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count++].val.clusterDim = {static_cast<unsigned>(grid.cluster), 1, 1};
+  }
+  config.attrs = attributes;
+  config.numAttrs = count;
   return device_status(cudaLaunchKernelEx(&config, kernel, given...), "kernel launch");
 }
 

@@ -166,4 +166,54 @@ FORETOKEN_DEVICE void finish_tiles(const linear_job& job,
   }
 }
 
+// What one thread finishes when the sums lie as the matrix instructions leave them: features g =
+// lane / 4 and g + 8 of one tile, for `Count` rows from item `first` on. Item j of a thread is row
+// 8 (j / 2) + 2 (lane % 4) + j % 2 of the block.
+template <int Count, class Epilogue>
+struct held_items {
+  epilogue_item item[Count];
+  typename Epilogue::kept kept[Count] = {};
+  float factor[2] = {1, 1}, bias[2] = {0, 0};
+
+  FORETOKEN_DEVICE held_items(const linear_job& job, int tile, int first_row, int first = 0) {
+    const int lane = thread_index() % 32;
+    const bool there = tile * 16 < job.w.rows;
+    FORETOKEN_UNROLL
+    for (int i = 0; i < Count; ++i) {
+      const int j = first + i;
+      const int row = first_row + j / 2 * 8 + lane % 4 * 2 + j % 2;
+      item[i] = {tile, lane / 4, row, there && row < job.input.rows};
+    }
+    FORETOKEN_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const int n = tile * 16 + lane / 4 + 8 * h;
+      if (there && job.w.row_scale != nullptr) factor[h] = job.w.row_scale[n];
+      if (there && job.w.bias != nullptr) bias[h] = job.w.bias[n];
+    }
+  }
+  FORETOKEN_DEVICE void before_wait(const Epilogue& epilogue) {
+    FORETOKEN_UNROLL
+    for (int i = 0; i < Count; ++i) epilogue.before_wait(item[i], kept[i]);
+  }
+  FORETOKEN_DEVICE void after_wait(const Epilogue& epilogue) {
+    FORETOKEN_UNROLL
+    for (int i = 0; i < Count; ++i) epilogue.after_wait(item[i], kept[i]);
+  }
+  // Item i with its two sums and its row's scale.
+  FORETOKEN_DEVICE void finish(const linear_job& job,
+                               const Epilogue& epilogue,
+                               int i,
+                               float low,
+                               float high,
+                               float scale) const {
+    float y[2] = {low * scale, high * scale};
+    FORETOKEN_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      if (job.w.row_scale != nullptr) y[h] *= factor[h];
+      if (job.w.bias != nullptr) y[h] += bias[h];
+    }
+    epilogue.template pair<4>(item[i], kept[i], y[0], y[1]);
+  }
+};
+
 }  // namespace foretoken::gpu

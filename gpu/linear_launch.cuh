@@ -7,15 +7,12 @@
 #include "gpu/linear_resident.cuh"
 #include "gpu/linear_streamed.cuh"
 #include "gpu/linear_tiled.cuh"
+#include "gpu/linear_wide_launch.cuh"
 
 namespace foretoken::gpu {
 
 // So that two blocks share a multiprocessor.
 constexpr int resident_bytes_max = 112 << 10;
-
-constexpr int blocks_of(int n, int size) {
-  return (n + size - 1) / size;
-}
 
 // The deep ring of f16 where a block stays below this. Codes need little, and blocks that take
 // little crowd on few multiprocessors, those of several kernels ahead among them: narrow matrices
@@ -130,6 +127,10 @@ inline product_tile tile_for(const launch_context& on, int tiles, int rows) {
 
 template <weight_form Form, class Epilogue>
 status launch_many(const launch_context& on, const linear_job& job, const Epilogue& epilogue) {
+  const bool any = on.tile == product_tile::chosen;
+  if (const product_tile wide = any ? wide_tile_for<Form>(on, job) : on.tile; is_wide(wide)) {
+    if (can_wide(on, wide, job)) return launch_wide<Form>(on, wide, job, epilogue);
+  }
   const bool named =
       on.tile != product_tile::chosen && shared_bytes_of(on.tile) <= on.shared_bytes_max;
   const product_tile tile = named ? on.tile : tile_for(on, job.w.rows / 16, job.input.rows);

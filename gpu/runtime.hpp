@@ -38,6 +38,7 @@ struct memory_state {
 result<memory_state> device_memory();
 int multiprocessors(int ordinal);
 int shared_bytes_max(int ordinal);  // of one block, on request
+bool wide_mma(int ordinal);         // has the wide matrix instruction (launch_context)
 
 enum class place { device, pinned };
 

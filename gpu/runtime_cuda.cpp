@@ -103,6 +103,9 @@ int multiprocessors(int ordinal) {
 int shared_bytes_max(int ordinal) {
   return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal, 48 << 10);
 }
+bool wide_mma(int ordinal) {
+  return attribute(cudaDevAttrComputeCapabilityMajor, ordinal, 0) == 9;
+}
 
 result<buffer> buffer::take(place where, std::size_t bytes) {
   if (lost()) return gone();

@@ -42,6 +42,9 @@ int multiprocessors(int) {
 int shared_bytes_max(int) {
   return 227 << 10;
 }
+bool wide_mma(int) {
+  return false;
+}
 
 result<buffer> buffer::take(place where, std::size_t bytes) {
   if (lost()) return gone();

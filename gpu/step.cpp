@@ -53,7 +53,8 @@ status step::take() {
   on_ = {.stream = stream_.handle(),
          .multiprocessors = runtime::multiprocessors(weights_->ordinal),
          .shared_bytes_max = runtime::shared_bytes_max(weights_->ordinal),
-         .dependent = false};
+         .dependent = false,
+         .wide_mma = runtime::wide_mma(weights_->ordinal)};
 
   FORETOKEN_TRY(prepare_clusters());
   const workspace_layout layout = lay_out(padded, sizes_);

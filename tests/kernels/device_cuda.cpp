@@ -62,6 +62,7 @@ void device_release(void* at) {
 void device_write(void* to, const void* from, std::size_t bytes) {
   must(cudaDeviceSynchronize());
   must(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice));
+  must(cudaDeviceSynchronize());  // the copy of pageable memory returns before it has arrived
 }
 void device_read(void* to, const void* from, std::size_t bytes) {
   must(cudaDeviceSynchronize());
@@ -71,7 +72,8 @@ gpu::launch_context device_context() {
   return {.stream = stream(),
           .multiprocessors = device_multiprocessors(),
           .shared_bytes_max = static_cast<int>(properties().sharedMemPerBlockOptin),
-          .dependent = true};
+          .dependent = true,
+          .wide_mma = properties().major == 9};
 }
 
 }  // namespace foretoken::test

@@ -105,7 +105,7 @@ TEST_CASE("linear: x += W h is the float64 product, and a row has its bits in an
   }
 }
 
-// x += W h of 75 rows by the kernel with that name.
+// x += W h by the kernel with that name.
 std::vector<float> product_of(const product_shape& one,
                               const made_matrix& w,
                               const std::vector<float>& x,
@@ -127,10 +127,11 @@ std::vector<float> product_of(const product_shape& one,
   return read_device(work.view.x, x.size());
 }
 
-// K of one, three and nine k-steps a segment; rows and tiles that no block divides.
+// K of one, two, three, nine and sixteen k-steps a segment; rows and tiles that no block divides.
 TEST_CASE("linear: every kernel gives the same bits") {
   constexpr product_shape shapes[] = {{40, 72, weight_form::f16},
                                       {144, 576, weight_form::f16},
+                                      {80, 1024, weight_form::f16},
                                       {136, 192, weight_form::w8},
                                       {272, 64, weight_form::w4}};
   for (const product_shape& one : shapes) {
@@ -139,7 +140,8 @@ TEST_CASE("linear: every kernel gives the same bits") {
     random_source random(5);
     const made_matrix w =
         test::random_matrix(random, one.form, one.n, one.k, gpu::plain_order(one.n), true);
-    constexpr int rows = 75;
+    // On a device more blocks than it holds at once: registers and stages are reused under load.
+    const int rows = test::device_context().wide_mma ? 6000 : 75;
     std::vector<float> h = random.normals(at(rows * one.k), 3);
     for (float& v : h) v = f16_to_float(float_to_f16(v));
     const std::vector<float> x = random.normals(at(rows * one.n));
@@ -147,8 +149,10 @@ TEST_CASE("linear: every kernel gives the same bits") {
       test::begin_pass(pass);
       const auto expected = product_of(one, w, x, h, gpu::product_tile::chosen);
       using enum gpu::product_tile;
-      for (const auto tile : {streamed_16x32_shallow, streamed_16x32, streamed_16x32_deep,
-                              streamed_32x64, streamed_64x64, tiled_64x64, tiled_128x64}) {
+      for (const auto tile :
+           {streamed_16x32_shallow, streamed_16x32, streamed_16x32_deep, streamed_32x64,
+            streamed_64x64, tiled_64x64, tiled_128x64, split_64x32, split_64x64, quad_64x32,
+            quad_64x64, quad_64x96, wide_128x64, wide_128x128}) {
         CAPTURE(static_cast<int>(tile));
         CHECK(product_of(one, w, x, h, tile) == expected);
       }
