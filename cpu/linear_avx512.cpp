@@ -26,9 +26,9 @@
 //
 // From memory the stream hides behind the multiplications as long as the thread asks in time for
 // the tile that it takes next, evenly between its multiplications: 20 % more at 32 rows, 70 % more
-// at 8, twice as much at 4. And each line once: eight times, as when every multiplication of many
-// blocks asks, cost a quarter of the 8-bit kernel's rate at 32 rows. One row of fast does not ask:
-// the processor foresees its stream, and answers 8 % sooner (foretoken bench, median of 7 rounds).
+// at 8, twice as much at 4. And each line once: asking eight times, as when every multiplication of
+// many blocks asks, takes loads' places. One row of fast does not ask: the processor foresees its
+// stream, and answers up to 8 % sooner (foretoken bench, median of 7 rounds).
 //
 // Tried and dropped: blocks of 64 outputs with the outputs in memory (60 %); asking for the next
 // tile in one go, or into the first-level cache (the tile in use falls out); vscalefps (two issues
