@@ -13,13 +13,13 @@ struct position_range {
 
 // The pages that are asked for while those of a chunk are read: of this job, or of the one that
 // follows.
-struct read_ahead {
+struct pages_ahead {
   int page;  // the first of them
   const std::byte* keys[attention_chunk / page_tokens];
 };
 
 struct attention_state {
-  read_ahead ahead;
+  pages_ahead ahead;
   float maximum[attention_tile];
   v16 sum[attention_tile];
   float probability[attention_tile][attention_chunk];
@@ -276,7 +276,7 @@ struct chunk_pages {
 inline void look_ahead(const attention_job& job,
                        const position_range& all,
                        chunk_pages pages,
-                       read_ahead& ahead) {
+                       pages_ahead& ahead) {
   constexpr int chunk = attention_chunk / page_tokens;
   for (int page = pages.begin; page < pages.end; ++page) {
     ahead.keys[page % chunk] = page_ahead(job, all, ahead.page++);

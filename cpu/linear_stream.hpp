@@ -3,6 +3,7 @@
 // What the vector kernels share that stream a tile of integer weights past rows of activations.
 // Included by cpu/linear_avx*.cpp only.
 
+#include "base/inline.hpp"
 #include "cpu/linear_kernels.hpp"
 
 namespace foretoken::cpu {
@@ -12,11 +13,11 @@ namespace foretoken::cpu {
 struct read_ahead {
   const std::byte* at;
   std::size_t stride;
-  __attribute__((always_inline)) inline void next() {
+  FORETOKEN_INLINE void next() {
     __builtin_prefetch(at, 0, 2);
     at += stride;
   }
-  __attribute__((always_inline)) inline void next_group() {}
+  FORETOKEN_INLINE void next_group() {}
 };
 
 // The same once a group of columns, for passes that ask for few lines: asking twice for one takes a
@@ -38,8 +39,8 @@ struct group_ahead {
   std::size_t bytes_of(int groups) const {
     return stride * static_cast<std::size_t>(lines) * static_cast<std::size_t>(groups);
   }
-  __attribute__((always_inline)) inline void next() {}
-  __attribute__((always_inline)) inline void next_group() {
+  FORETOKEN_INLINE void next() {}
+  FORETOKEN_INLINE void next_group() {
     for (int i = 0; i < lines; ++i, at += stride) __builtin_prefetch(at, 0, 2);
   }
 };

@@ -7,11 +7,10 @@
 
 #include <cstring>
 
+#include "base/inline.hpp"
 #include "cpu/linear_kernels.hpp"
 
 namespace foretoken::cpu {
-
-#define FORETOKEN_INLINE inline __attribute__((always_inline))
 
 constexpr int chunk_blocks = 4;
 constexpr int pair_words = 2 * tile_rows;  // one pair of columns of a tile

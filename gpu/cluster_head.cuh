@@ -120,8 +120,8 @@ FORETOKEN_DEVICE void send_best(const block<S>& b, const best_of_rows<S>& best) 
   std::uint64_t one = 0;
   for (int w = 0; w < tile_warps; ++w) one = better(one, of_warps[b.thread * 16 + w]);
   const std::uint32_t to = b.local(at::weights + (b.thread * blocks + b.rank) * 8);
-  store_remote(to, static_cast<std::uint32_t>(one), 0);
-  store_remote(to + 4, static_cast<std::uint32_t>(one >> 32), 0);
+  store_in_cluster(to, 0, static_cast<std::uint32_t>(one));
+  store_in_cluster(to + 4, 0, static_cast<std::uint32_t>(one >> 32));
 }
 
 // Block 0, after the cluster met: one thread a row.

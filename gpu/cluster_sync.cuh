@@ -5,7 +5,7 @@
 
 #include <cuda_fp16.h>
 
-#include "gpu/device.cuh"
+#include "gpu/block_cluster.cuh"
 
 namespace foretoken::gpu::cluster {
 
@@ -55,14 +55,8 @@ FORETOKEN_DEVICE int cluster_rank() {
   return static_cast<int>(r);
 }
 FORETOKEN_DEVICE void cluster_barrier() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
-                   : "memory");
-}
-// The address in block `rank` of what stands at `local` here.
-FORETOKEN_DEVICE std::uint32_t address_in(std::uint32_t local, int rank) {
-  std::uint32_t out;
-  asm volatile("mapa.shared::cluster.u32 %0,%1,%2;" : "=r"(out) : "r"(local), "r"(rank));
-  return out;
+  cluster_arrive();
+  cluster_wait();
 }
 
 // Stores into the cluster; the bytes count on the barrier. Addresses as address_in gives them, both
@@ -85,11 +79,6 @@ FORETOKEN_DEVICE void send_8(std::uint32_t at, const u32x2& v, std::uint32_t b, 
       "r"(v.x), "r"(v.y), "r"(address_in(b, rank))
       : "memory");
 }
-// A plain store into block `rank`: visible there after the next cluster barrier.
-FORETOKEN_DEVICE void store_remote(std::uint32_t at, std::uint32_t v, int rank) {
-  asm volatile("st.shared::cluster.u32 [%0],%1;" ::"r"(address_in(at, rank)), "r"(v) : "memory");
-}
-
 // mma of device.cuh, but never moved: the compiler may sink a plain one into the branch that uses
 // its sums, where not all lanes are, and the warp stands for ever.
 FORETOKEN_DEVICE void mma_in_place(float (&d)[4],

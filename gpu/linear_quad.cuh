@@ -47,11 +47,7 @@ linear_quad(const linear_job job, const Epilogue epilogue) {
       atoms + at.weights_at() + thread_index() / 32 % split_tiles * slot_bytes + lane * 16;
   auto* const scales = reinterpret_cast<float*>(shared_memory() + at.scale_at());
 
-  const fragment_source<Form> source(job.w, tile * 16 < job.w.rows ? tile : 0, steps * 4, lane);
-  FORETOKEN_UNROLL_BY(1)
-  for (int k = 0; k < steps; ++k) {
-    source.copy(weights + k * split_tiles * slot_bytes, segment * steps + k);
-  }
+  copy_segment<Form>(job, tile, steps, segment, weights);
   release_successor();
   held_items<each, Epilogue> items(job, tile, first_row, segment * each);
   items.before_wait(epilogue);
@@ -81,8 +77,8 @@ linear_quad(const linear_job job, const Epilogue epilogue) {
     for (int s = 0; s < split_segments; ++s) {
       part[s] = sums[(s * all + segment * each + i) * split_threads];
     }
-    items.finish(job, epilogue, i, ((part[0].x + part[1].x) + part[2].x) + part[3].x,
-                 ((part[0].y + part[1].y) + part[2].y) + part[3].y,
+    items.finish(job, epilogue, i, in_order(part[0].x, part[1].x, part[2].x, part[3].x),
+                 in_order(part[0].y, part[1].y, part[2].y, part[3].y),
                  scales[items.item[i].row - first_row]);
   }
 #else

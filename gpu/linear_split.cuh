@@ -6,6 +6,7 @@
 // instructions: what it reads arrives at once, and what follows it is read meanwhile.
 // 2 N K M operations; a block of 64 n and 64 rows of K = 576 reads 36 KB for 589,824 products.
 
+#include "gpu/block_cluster.cuh"
 #include "gpu/linear.cuh"
 #include "gpu/wide_mma.cuh"
 
@@ -30,6 +31,24 @@ struct split_layout {
   FORETOKEN_BOTH constexpr int scale_at() const { return sums_at() + Rows * 64 * 4; }
   FORETOKEN_BOTH constexpr int bytes() const { return scale_at() + 8 * columns * 4; }
 };
+
+// Starts to copy the weights of a segment of a warp's tile; `to`: the thread's part of the first
+// fragment.
+template <weight_form Form>
+FORETOKEN_DEVICE void copy_segment(
+    const linear_job& job, int tile, int steps, int segment, unsigned char* to) {
+  const fragment_source<Form> source(job.w, tile * 16 < job.w.rows ? tile : 0, steps * 4,
+                                     thread_index() % 32);
+  FORETOKEN_UNROLL_BY(1)
+  for (int k = 0; k < steps; ++k) {
+    source.copy(to + k * split_tiles * slot_bytes, segment * steps + k);
+  }
+}
+
+// The order in which every kernel adds a value's segments.
+FORETOKEN_DEVICE float in_order(float s0, float s1, float s2, float s3) {
+  return ((s0 + s1) + s2) + s3;
+}
 
 // Starts to copy a segment's columns of the block's rows to `atoms`, by one warpgroup, eight
 // threads a row of an atom. Rows that are not there stay as they are: columns of a product do not
@@ -105,7 +124,7 @@ FORETOKEN_DEVICE void exchange_sums(const float (&sum)[Rows / 8][4],
   };
   FORETOKEN_UNROLL
   for (int c = 0; c < Rows / 8; ++c)
-    store_in_cluster(place(segment, c % columns), c / columns, sum[c]);
+    store_in_cluster(shared_address(place(segment, c % columns)), c / columns, sum[c]);
   cluster_arrive();
   cluster_wait();
   FORETOKEN_UNROLL
@@ -113,10 +132,10 @@ FORETOKEN_DEVICE void exchange_sums(const float (&sum)[Rows / 8][4],
     f32x4 part[split_segments];
     FORETOKEN_UNROLL
     for (int s = 0; s < split_segments; ++s) part[s] = *reinterpret_cast<const f32x4*>(place(s, c));
-    total[c][0] = ((part[0].x + part[1].x) + part[2].x) + part[3].x;
-    total[c][1] = ((part[0].y + part[1].y) + part[2].y) + part[3].y;
-    total[c][2] = ((part[0].z + part[1].z) + part[2].z) + part[3].z;
-    total[c][3] = ((part[0].w + part[1].w) + part[2].w) + part[3].w;
+    total[c][0] = in_order(part[0].x, part[1].x, part[2].x, part[3].x);
+    total[c][1] = in_order(part[0].y, part[1].y, part[2].y, part[3].y);
+    total[c][2] = in_order(part[0].z, part[1].z, part[2].z, part[3].z);
+    total[c][3] = in_order(part[0].w, part[1].w, part[2].w, part[3].w);
   }
 }
 
@@ -136,11 +155,7 @@ linear_split(const linear_job job, const Epilogue epilogue) {
       shared_memory() + at.weights_at() + thread_index() / 32 * slot_bytes + lane * 16;
   auto* const scales = reinterpret_cast<float*>(shared_memory() + at.scale_at());
 
-  const fragment_source<Form> source(job.w, tile * 16 < job.w.rows ? tile : 0, steps * 4, lane);
-  FORETOKEN_UNROLL_BY(1)
-  for (int k = 0; k < steps; ++k) {
-    source.copy(weights + k * split_tiles * slot_bytes, segment * steps + k);
-  }
+  copy_segment<Form>(job, tile, steps, segment, weights);
   release_successor();
   cluster_arrive();
   held_items<2 * columns, Epilogue> items(job, tile, own_row);

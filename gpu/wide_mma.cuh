@@ -122,23 +122,4 @@ FORETOKEN_DEVICE void wide_mma(float (&d)[16][4], const std::uint32_t (&a)[4], s
 #undef FORETOKEN_SUMS_16
 #undef FORETOKEN_SUMS_4
 
-// ---- a cluster of blocks
-
-FORETOKEN_DEVICE void cluster_arrive() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
-FORETOKEN_DEVICE void cluster_wait() {
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-// Into the same place of block `rank` of the cluster.
-FORETOKEN_DEVICE void store_in_cluster(void* shared, int rank, const float (&v)[4]) {
-  std::uint32_t there;
-  asm volatile("mapa.shared::cluster.u32 %0,%1,%2;"
-               : "=r"(there)
-               : "r"(shared_address(shared)), "r"(rank));
-  asm volatile("st.shared::cluster.v4.f32 [%0],{%1,%2,%3,%4};" ::"r"(there), "f"(v[0]), "f"(v[1]),
-               "f"(v[2]), "f"(v[3])
-               : "memory");
-}
-
 }  // namespace foretoken::gpu

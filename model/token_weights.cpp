@@ -6,10 +6,10 @@
 #include <bit>
 #include <cstdint>
 
+#include "base/inline.hpp"
+
 namespace foretoken::model {
 namespace {
-
-#define FORETOKEN_INLINE inline __attribute__((always_inline))
 
 FORETOKEN_INLINE float exponential(float x) noexcept {
   const float shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to an integer

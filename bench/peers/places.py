@@ -8,6 +8,9 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "system"))
+from server import MODEL, SKIPPED  # noqa: E402
+
 REFERENCE = ROOT / "tests" / "data" / "reference"
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "foretoken"
 PEERS = pathlib.Path(os.environ.get("FORETOKEN_PEERS") or CACHE / "peers")
@@ -29,11 +32,10 @@ def model():
 
 
 def skip_without_model():
-    """For tests: ends with 77 where the model is not on the machine, instead of getting it."""
-    name = os.environ.get("FORETOKEN_MODEL") or CACHE / "SmolLM2-135M-Instruct.Q4_1.gguf"
-    if not pathlib.Path(name).exists():
-        say(f"skipped: {name} is not there")
-        sys.exit(77)
+    """For tests: ends as skipped where the model is not on the machine, instead of getting it."""
+    if not pathlib.Path(MODEL).exists():
+        say(f"skipped: no {MODEL}")
+        sys.exit(SKIPPED)
 
 
 def say(text):
