@@ -78,9 +78,10 @@ double multiply_add_peak(cpu::thread_pool& threads) {
 #if defined(__x86_64__)
   if (!cpu::features().avx512) return 0;
   constexpr long rounds = 200000;
+  const int count = threads.threads();
   const auto start = clock_type::now();
-  threads.run(threads.threads(), [](int, int) { multiply_add_loop(rounds); });
-  return static_cast<double>(rounds) * 10 * 64 * threads.threads() / seconds_since(start) / 1e9;
+  threads.run(count, [](int, int) { multiply_add_loop(rounds); });
+  return static_cast<double>(rounds) * 10 * 64 * count / seconds_since(start) / 1e9;
 #else
   static_cast<void>(threads);
   return 0;

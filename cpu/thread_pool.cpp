@@ -15,6 +15,9 @@
 #include <vector>
 
 #include "base/assert.hpp"
+#include "base/log.hpp"
+#include "cpu/pool_width.hpp"
+#include "cpu/thread_times.hpp"
 
 namespace foretoken::cpu {
 namespace {
@@ -23,6 +26,9 @@ namespace {
 // step, shorter than anyone who waits for this core would notice.
 constexpr std::chrono::microseconds spin_time{20};
 constexpr int pauses_between_looks_at_the_clock = 32;
+// A phase of one row takes 10 us: the clock costs nothing, and is read often enough for any window.
+constexpr int phases_between_looks_at_the_width = 16;
+constexpr std::chrono::minutes between_messages{1};
 
 void pause_briefly() noexcept {
 #if defined(__x86_64__)
@@ -74,6 +80,10 @@ int end_of(std::uint64_t word) noexcept {
   return static_cast<int>((word >> ticket_bits) & ticket_mask);
 }
 
+int first_of_share(int thread, int tickets, int threads) noexcept {
+  return static_cast<int>(std::int64_t{tickets} * thread / threads);
+}
+
 }  // namespace
 
 struct thread_pool::state {
@@ -83,6 +93,8 @@ struct thread_pool::state {
     std::atomic<const std::byte*> later{nullptr};
     std::atomic<std::size_t> later_bytes{0};
     alignas(64) waiting_reader ahead;  // of the thread alone
+    thread_books books;                // written before they are there
+    std::atomic<bool> books_there{false};
 
     // Goes on where the last wait stopped when there is nothing new.
     waiting_reader& reader() noexcept {
@@ -100,15 +112,35 @@ struct thread_pool::state {
   void* context = nullptr;
 
   alignas(64) std::atomic<std::uint64_t> published{0};  // phases so far
+  std::atomic<int> width;                               // threads that work; the others rest
   alignas(64) std::atomic<int> parked{0};               // sleeping workers
   std::atomic<bool> caller_parked{false};
   std::atomic<bool> stopping{false};
   std::mutex mutex;
   std::condition_variable work_ready;
   std::condition_variable phase_done;
+  std::condition_variable recalled;  // for those that rest
   std::vector<std::thread> workers;
 
-  explicit state(int threads) : shares(static_cast<std::size_t>(threads)) {}
+  // The caller's, between phases.
+  pool_width fitting;
+  std::vector<thread_times> times;  // one a thread
+  std::thread::id caller;
+  int phases_until_look = phases_between_looks_at_the_width;
+  std::chrono::steady_clock::time_point message_after{};
+
+  explicit state(int threads)
+      : shares(static_cast<std::size_t>(threads)),
+        width(threads),
+        fitting(threads),
+        times(static_cast<std::size_t>(threads)) {}
+
+  // Fewer threads than asked for. Before the first phase.
+  void keep(int threads) {
+    width.store(threads, std::memory_order_relaxed);
+    fitting = pool_width(threads);
+    times.resize(static_cast<std::size_t>(threads));
+  }
 
   // A ticket of the share: its owner's from the front, in order, another thread's from the end; -1
   // when none is left.
@@ -144,19 +176,29 @@ struct thread_pool::state {
     phase_done.notify_one();
   }
 
-  bool wanted(std::uint64_t seen) const noexcept {
+  bool rests(int thread) const noexcept { return thread >= width.load(std::memory_order_relaxed); }
+
+  bool wanted(int thread, std::uint64_t seen) const noexcept {
     return stopping.load(std::memory_order_seq_cst) ||
-           published.load(std::memory_order_seq_cst) != seen;
+           published.load(std::memory_order_seq_cst) != seen || rests(thread);
+  }
+
+  void rest(int thread) {
+    std::unique_lock lock(mutex);
+    recalled.wait(lock, [&] { return stopping.load(std::memory_order_seq_cst) || !rests(thread); });
   }
 
   void worker(int thread) {
     share& own = shares[static_cast<std::size_t>(thread)];
+    own.books = thread_books::of_this_thread();
+    own.books_there.store(true, std::memory_order_release);
     std::uint64_t seen = 0;
     while (!stopping.load(std::memory_order_relaxed)) {
-      if (!spin_until(own.reader(), [&] { return wanted(seen); })) {
+      if (rests(thread)) rest(thread);
+      if (!spin_until(own.reader(), [&] { return wanted(thread, seen); })) {
         std::unique_lock lock(mutex);
         parked.fetch_add(1, std::memory_order_seq_cst);
-        work_ready.wait(lock, [&] { return wanted(seen); });
+        work_ready.wait(lock, [&] { return wanted(thread, seen); });
         parked.fetch_sub(1, std::memory_order_seq_cst);
       }
       seen = published.load(std::memory_order_seq_cst);
@@ -172,6 +214,56 @@ struct thread_pool::state {
     phase_done.wait(lock, done);
     caller_parked.store(false, std::memory_order_seq_cst);
   }
+
+  void publish(int tickets) {
+    const std::uint64_t phase = published.load(std::memory_order_relaxed) + 1;
+    const int count = width.load(std::memory_order_relaxed);
+    for (int t = 0; t < count; ++t) {
+      shares[static_cast<std::size_t>(t)].word.store(
+          share_word(phase & 0xFFFF, first_of_share(t, tickets, count),
+                     first_of_share(t + 1, tickets, count)),
+          std::memory_order_release);
+    }
+    published.store(phase, std::memory_order_seq_cst);
+    if (parked.load(std::memory_order_seq_cst) == 0) return;
+    { const std::lock_guard lock(mutex); }  // a worker about to sleep has seen the phase or sleeps
+    work_ready.notify_all();
+  }
+
+  // False when nothing follows from them: the caller is another than before, or the system keeps
+  // no books.
+  bool read_times() {
+    share& its = shares[0];
+    const bool same = caller == std::this_thread::get_id() && its.books.read();
+    if (!same) {
+      caller = std::this_thread::get_id();
+      its.books = thread_books::of_this_thread();
+      its.books_there.store(true, std::memory_order_relaxed);
+    }
+    for (std::size_t i = 0; i < times.size(); ++i) {
+      if (!shares[i].books_there.load(std::memory_order_acquire)) continue;
+      times[i] = shares[i].books.read().value_or(times[i]);
+    }
+    return same;
+  }
+
+  void fit_width() {
+    const auto now = std::chrono::steady_clock::now();
+    if (!fitting.due(now)) return;
+    if (!read_times()) return fitting.start_window(times);
+    if (!fitting.look(now, times)) return;
+    const int before = width.load(std::memory_order_relaxed);
+    {
+      const std::lock_guard lock(mutex);
+      width.store(fitting.threads(), std::memory_order_seq_cst);
+    }  // a worker about to sleep has seen it or sleeps
+    work_ready.notify_all();
+    recalled.notify_all();
+    if (fitting.threads() > before || now < message_after) return;
+    message_after = now + between_messages;
+    log::info("cpu", "other programs use the cores: {} of {} compute threads work, for a while",
+              fitting.threads(), times.size());
+  }
 };
 
 thread_pool::thread_pool(int threads) : state_(std::make_unique<state>(threads)) {
@@ -182,7 +274,8 @@ thread_pool::thread_pool(int threads) : state_(std::make_unique<state>(threads))
       state_->workers.emplace_back([s = state_.get(), i] { s->worker(i); });
       pthread_setname_np(state_->workers.back().native_handle(), "ft-compute");
     } catch (const std::system_error&) {
-      break;  // the system gives no more threads: the answers are the same with fewer
+      state_->keep(i);  // the system gives no more threads: the answers are the same with fewer
+      break;
     }
   }
 }
@@ -193,15 +286,16 @@ thread_pool::~thread_pool() {
     state_->stopping.store(true, std::memory_order_seq_cst);
   }
   state_->work_ready.notify_all();
+  state_->recalled.notify_all();
   for (std::thread& worker : state_->workers) worker.join();
 }
 
 int thread_pool::threads() const noexcept {
-  return static_cast<int>(state_->workers.size()) + 1;
+  return state_->width.load(std::memory_order_relaxed);
 }
 
 int thread_pool::first_ticket(int thread, int tickets) const noexcept {
-  return static_cast<int>(std::int64_t{tickets} * thread / threads());
+  return first_of_share(thread, tickets, threads());
 }
 
 void thread_pool::read_while_waiting(int thread, std::span<const std::byte> later) noexcept {
@@ -212,30 +306,21 @@ void thread_pool::read_while_waiting(int thread, std::span<const std::byte> late
 
 void thread_pool::run_tickets(int tickets, ticket_function work, void* context) {
   FORETOKEN_ASSERT(tickets >= 0 && static_cast<std::uint64_t>(tickets) < ticket_mask);
-  if (state_->workers.empty() || tickets <= 1) {
-    for (int i = 0; i < tickets; ++i) work(context, i, 0);
-    return;
-  }
   state& s = *state_;
-  s.work = work;
-  s.context = context;
-  s.remaining.store(tickets, std::memory_order_relaxed);
-  const std::uint64_t phase = s.published.load(std::memory_order_relaxed) + 1;
-  const int count = threads();
-  for (int t = 0; t < count; ++t) {
-    s.shares[static_cast<std::size_t>(t)].word.store(
-        share_word(phase & 0xFFFF, first_ticket(t, tickets), first_ticket(t + 1, tickets)),
-        std::memory_order_release);
+  if (tickets <= 1 || threads() == 1) {
+    for (int i = 0; i < tickets; ++i) work(context, i, 0);
+  } else {
+    s.work = work;
+    s.context = context;
+    s.remaining.store(tickets, std::memory_order_relaxed);
+    s.publish(tickets);
+    s.run_tickets(0);
+    s.wait_for_others();
   }
-  s.published.store(phase, std::memory_order_seq_cst);
-  if (s.parked.load(std::memory_order_seq_cst) > 0) {
-    {
-      const std::lock_guard lock(s.mutex);
-    }  // a worker about to sleep has seen the phase or sleeps
-    s.work_ready.notify_all();
+  if (!s.workers.empty() && --s.phases_until_look == 0) {
+    s.phases_until_look = phases_between_looks_at_the_width;
+    s.fit_width();
   }
-  s.run_tickets(0);
-  s.wait_for_others();
 }
 
 }  // namespace foretoken::cpu

@@ -4,7 +4,7 @@
 // tickets; each thread has an equal share of neighbouring ones, which it runs in order (so that it
 // knows what it reads next), and then takes others' from the end. So a thread that the system put
 // to sleep never holds up the others by more than one ticket. Waiting threads spin briefly, then
-// park.
+// park. Where other programs use the cores, some threads may rest for a while (pool_width.hpp).
 
 #include <cstddef>
 #include <memory>
@@ -18,6 +18,8 @@ class thread_pool {
   // threads >= 1, the caller included.
   explicit thread_pool(int threads);
   ~thread_pool();
+  // That work in the next phase, the first so many: between phases it may change, within what was
+  // asked for.
   int threads() const noexcept;
   // The first ticket of a thread's share; for threads(): `tickets`.
   int first_ticket(int thread, int tickets) const noexcept;
