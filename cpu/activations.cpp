@@ -18,8 +18,8 @@ constexpr std::size_t whole_blocks(std::size_t columns) {
 // Bytes a row takes of each part, in the order in which the parts lie; each part starts at a cache
 // line.
 struct part_sizes {
-  std::size_t values = 0, bytes = 0, words = 0, scales = 0, starts = 0, offset_starts = 0,
-              factors = 0, int_sums = 0, half_sums = 0;
+  std::size_t values = 0, records = 0, bytes = 0, words = 0, offset_starts = 0, scales = 0,
+              int_sums = 0, half_sums = 0;
 
   part_sizes(std::size_t blocks,
              const options& chosen,
@@ -30,22 +30,23 @@ struct part_sizes {
     const std::size_t planes = chosen.precision == numerics::exact ? 2 : 1;
     if (keep_floats || !integers) values = columns * 4;
     if (!integers) return;
-    if (kernels.byte_planes) bytes = columns * planes;
+    half_sums = blocks * 8;
+    if (kernels.records) {
+      records = blocks * sizeof(block_terms) + columns * planes;
+      offset_starts = blocks * planes * 32;
+      return;
+    }
+    if (kernels.bytes) bytes = columns * planes;
     if (kernels.words) words = columns * 2;
     scales = blocks * 4;
-    half_sums = blocks * 8;
-    if (!kernels.starts) int_sums = blocks * 8;
-    if (kernels.starts) starts = blocks * planes * 4;
-    if (kernels.starts) offset_starts = blocks * planes * 32;
-    if (kernels.starts) factors = blocks;
+    int_sums = blocks * 8;
   }
   std::size_t total() const noexcept {
-    return values + bytes + words + 2 * scales + starts + offset_starts + factors + half_sums +
-           int_sums;
+    return values + records + bytes + words + offset_starts + 2 * scales + int_sums + half_sums;
   }
 };
 
-constexpr std::size_t parts = 10;  // each may be rounded up to a line
+constexpr std::size_t parts = 9;  // each may be rounded up to a line
 
 const linear_kernels& kernels_for(const options& chosen) {
   const auto path = choose_isa(chosen.path);
@@ -56,9 +57,9 @@ const linear_kernels& kernels_for(const options& chosen) {
 // A value of block `at`, in units of its scale.
 int quant_of(const activations::storage& s, std::size_t at, int within) noexcept {
   if (s.words != nullptr) return s.words[at * block_columns + static_cast<std::size_t>(within)];
-  const auto planes = static_cast<std::size_t>(s.planes);
-  const std::int8_t* const q = s.bytes + at * block_columns * planes + within;
-  return planes == 2 ? 256 * q[0] + q[block_columns] : q[0];
+  const auto* const q =
+      reinterpret_cast<const std::int8_t*>(s.record(at) + sizeof(block_terms)) + within;
+  return s.planes == 2 ? 256 * q[0] + q[block_columns] : q[0];
 }
 
 }  // namespace
@@ -92,12 +93,11 @@ activations::activations(int rows_max, int columns_max, const options& chosen, b
     at += (row_bytes * static_cast<std::size_t>(rows_max) + 63) / 64 * 64;
   };
   cut(s.values, sizes.values);
+  cut(s.records, sizes.records);
   cut(s.bytes, sizes.bytes);
   cut(s.words, sizes.words);
-  cut(s.scales, sizes.scales);
-  cut(s.starts, sizes.starts);
   cut(s.offset_starts, sizes.offset_starts);
-  cut(s.factors, sizes.factors);
+  cut(s.scales, sizes.scales);
   cut(s.sums, sizes.scales);
   cut(s.int_sums, sizes.int_sums);
   cut(s.half_sums, sizes.half_sums);
@@ -145,7 +145,7 @@ void activations::errors(int row, const float* x, int columns, float* squares) c
   const storage& s = *storage_;
   for (int first = 0; first < columns; first += block_columns) {
     const std::size_t at = s.block(row) + static_cast<std::size_t>(first / block_columns);
-    const auto scale = static_cast<double>(s.scales[at]);
+    const auto scale = static_cast<double>(s.scale(at));
     double sum = 0;
     for (int k = first; k < std::min(columns, first + block_columns); ++k) {
       const double away = static_cast<double>(x[k]) - scale * quant_of(s, at, k - first);

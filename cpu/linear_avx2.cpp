@@ -190,7 +190,7 @@ void float_tile(const std::byte* values,
 
 }  // namespace
 
-const linear_kernels avx2_kernels{true, true, false, quantise, avx2::integer_tile, float_tile};
+const linear_kernels avx2_kernels{false, true, true, quantise, avx2::integer_tile, float_tile};
 
 }  // namespace foretoken::cpu
 

@@ -113,12 +113,14 @@ FORETOKEN_AVX512_INLINE void add_group(const activations::storage& x,
                                        block_sums<Planes, Rows, Panels>& block) {
 #pragma GCC unroll 4
   for (int m = 0; m < Rows; ++m) {
-    const std::size_t at = rows.block(m);
+    const block_terms& terms = rows.terms(m);
+    const int factor = Planes == 1 ? terms.second : 0;
     __m512& y = block.y[m][panel];
-    y = _mm512_fmadd_ps(powered_sum(block, x, at, m, panel), scales.times(x.factors[at]), y);
+    y = _mm512_fmadd_ps(powered_sum(block, terms, m, panel), scales.times(factor), y);
     if constexpr (Minima) {
-      const float x_sum =
-          Group == 32 ? x.sums[at] : x.half_sums[2 * at + static_cast<std::size_t>(group)];
+      const float x_sum = Group == 32
+                              ? terms.sum
+                              : x.half_sums[2 * rows.block(m) + static_cast<std::size_t>(group)];
       y = _mm512_fmadd_ps(scales.minimum(), _mm512_set1_ps(x_sum), y);
     }
   }
@@ -330,7 +332,7 @@ void integer_tile(const integer_stream& tile,
 }  // namespace
 
 const linear_kernels avx512_kernels{
-    true, false, true, avx512::quantise, integer_tile, avx512::float_tile};
+    true, false, false, avx512::quantise, integer_tile, avx512::float_tile};
 
 }  // namespace foretoken::cpu
 

@@ -16,7 +16,7 @@ FORETOKEN_AVX512_INLINE __m512i load_bytes(const void* from) {
   return _mm512_loadu_si512(from);
 }
 
-FORETOKEN_AVX512_INLINE __m512i broadcast_quad(const std::int8_t* q) {
+FORETOKEN_AVX512_INLINE __m512i broadcast_quad(const std::byte* q) {
   int quad;
   std::memcpy(&quad, q, sizeof quad);
   return _mm512_set1_epi32(quad);
@@ -25,29 +25,36 @@ FORETOKEN_AVX512_INLINE __m512i broadcast_quad(const std::int8_t* q) {
 // Rows of activations that pass over a tile together.
 template <int Planes, int Rows>
 struct row_block {
-  const std::int8_t* q;  // of the first row and block
-  std::size_t q_stride;  // bytes from one row to the next
-  std::size_t at;        // block number of the first row
+  static constexpr std::size_t record_bytes = sizeof(block_terms) + Planes * block_columns;
+  const std::byte* record;  // of the first row and block
+  std::size_t stride;       // bytes from one row to the next
+  std::size_t at;           // block number of the first row
   std::size_t at_stride;
 
   row_block(const activations::storage& x, int first_row, int first_block) {
-    constexpr auto block_bytes = static_cast<std::size_t>(Planes * block_columns);
     at_stride = x.blocks;
-    q_stride = x.blocks * block_bytes;
+    stride = x.blocks * record_bytes;
     at = x.block(first_row) + static_cast<std::size_t>(first_block);
-    q = x.bytes + at * block_bytes;
+    record = x.records + at * record_bytes;
   }
   FORETOKEN_AVX512_INLINE void next() {
-    q += Planes * block_columns;
+    record += record_bytes;
     ++at;
+  }
+  FORETOKEN_AVX512_INLINE const block_terms& terms(int m) const {
+    return *reinterpret_cast<const block_terms*>(record + static_cast<std::size_t>(m) * stride);
+  }
+  // What sums of line v begin with: a row's planes are neighbouring lines.
+  FORETOKEN_AVX512_INLINE const std::int32_t& start(int v) const {
+    return v % Planes == 0 ? terms(v / Planes).start : terms(v / Planes).second;
   }
   FORETOKEN_AVX512_INLINE std::size_t block(int m) const {
     return at + static_cast<std::size_t>(m) * at_stride;
   }
-  // Four columns of line v: a row's planes are neighbouring lines.
-  FORETOKEN_AVX512_INLINE const std::int8_t* quad(int v, int column) const {
-    return q + static_cast<std::size_t>(v / Planes) * q_stride + v % Planes * block_columns +
-           column;
+  // Four columns of line v.
+  FORETOKEN_AVX512_INLINE const std::byte* quad(int v, int column) const {
+    return record + static_cast<std::size_t>(v / Planes) * stride + sizeof(block_terms) +
+           v % Planes * block_columns + column;
   }
 };
 
@@ -99,9 +106,9 @@ FORETOKEN_AVX512_INLINE void begin_sums(const activations::storage& x,
 #pragma GCC unroll 4
   for (int v = 0; v < Planes * Rows; ++v) {
     const std::size_t at = rows.block(v / Planes) * Planes + v % Planes;
-    const std::int32_t* const from =
-        Offset ? x.offset_starts + 8 * at + static_cast<std::size_t>(start) : x.starts + at;
-    const __m512i first = _mm512_set1_epi32(*from);
+    const std::int32_t from =
+        Offset ? x.offset_starts[8 * at + static_cast<std::size_t>(start)] : rows.start(v);
+    const __m512i first = _mm512_set1_epi32(from);
 #pragma GCC unroll 4
     for (int p = 0; p < Panels; ++p) block.sums[v][p] = first;
   }
@@ -112,17 +119,15 @@ FORETOKEN_AVX512_INLINE __m512 above(__m512i sum, std::int32_t start) {
 }
 
 // The sum of row m, times the power of two in its scale: what the bits of its planes, read as
-// floats, are above `starts`. Exact but for one rounding of an 8-bit type's.
+// floats, are above their starts. Exact but for one rounding of an 8-bit type's.
 template <int Planes, int Rows, int Panels>
 FORETOKEN_AVX512_INLINE __m512 powered_sum(const block_sums<Planes, Rows, Panels>& block,
-                                           const activations::storage& x,
-                                           std::size_t at,
+                                           const block_terms& terms,
                                            int m,
                                            int panel) {
-  const std::int32_t* const starts = x.starts + at * Planes;
-  const __m512 high = above(block.sums[m * Planes][panel], starts[0]);
+  const __m512 high = above(block.sums[m * Planes][panel], terms.start);
   if constexpr (Planes == 1) return high;
-  return _mm512_add_ps(high, above(block.sums[m * Planes + 1][panel], starts[Planes - 1]));
+  return _mm512_add_ps(high, above(block.sums[m * Planes + Planes - 1][panel], terms.second));
 }
 
 // Adds the products of one group of columns; `quants` are the group's, from the first panel on.

@@ -16,8 +16,9 @@
 //
 // Activations are 16-bit integers q = 256 * high + low in `exact` and 8-bit ones in `fast`. The
 // AVX-512 path keeps them as planes of bytes: two for exact, one for fast; high and low bytes of a
-// row are to the kernels what two rows are. The portable path keeps 16-bit words, and AVX2 both:
-// its byte multiply-adds would saturate with 8-bit weights. |sum| <= 32 * 255 * 32512 < 2^31.
+// row are to the kernels what two rows are. What it knows of a block stands in front of its quants.
+// The portable path keeps 16-bit words, and AVX2 both: its byte multiply-adds would saturate with
+// 8-bit weights. |sum| <= 32 * 255 * 32512 < 2^31.
 //
 // Scales of activations have few bits (block_scale): with f16 scales of weights all products but
 // the last sum are exact, and all paths give the same integers and products.
@@ -77,6 +78,16 @@ inline block_scale scale_for(std::uint32_t largest, int planes) noexcept {
   return {std::bit_cast<float>(up / one * one), static_cast<int>(up % one / quarter)};
 }
 
+// What the AVX-512 kernels read of a block besides its quants. Both are one record: a tile of gate
+// and up gives one block of each row, and every array that a block had a part in would be a line
+// more to be taken from the other threads.
+struct block_terms {
+  std::int32_t start;   // bits that sums of the first plane begin with; see quantise_avx512.cpp
+  std::int32_t second;  // of the second plane; in `fast` the number in scale_factors
+  float sum;            // scale * sum of the quants
+  float scale;
+};
+
 struct activations::storage {
   int rows_max = 0;
   int planes = 0;          // 2: exact, 1: fast, 0: floats only
@@ -85,26 +96,32 @@ struct activations::storage {
   const linear_kernels* kernels = nullptr;
   memory_block memory;
   float* values = nullptr;        // [rows][stride], or null
+  std::byte* records = nullptr;   // [rows][blocks]: block_terms, [planes][32] quants; or null
   std::int8_t* bytes = nullptr;   // [rows][blocks][planes][32], high bytes first; or null
   std::int16_t* words = nullptr;  // [rows][stride], or null
-  float* scales = nullptr;        // [rows][blocks]
-  // Bits that sums begin with, instead of int_sums; see quantise_avx512.cpp.
-  std::int32_t* starts = nullptr;         // [rows][blocks][planes], or null
+  // Bits that sums of weights with an offset begin with; see quantise_avx512.cpp.
   std::int32_t* offset_starts = nullptr;  // [rows][blocks][planes][8], or null
-  std::uint8_t* factors = nullptr;        // [rows][blocks]: numbers in scale_factors, or null
-  float* sums = nullptr;                  // [rows][blocks]: scale * sum of the quants
-  float* half_sums = nullptr;             // [rows][2 * blocks]: the same per 16 columns
-  std::int32_t* int_sums = nullptr;       // [rows][2 * blocks]: sum of the quants per 16; or null
+  // Without records:
+  float* scales = nullptr;           // [rows][blocks]
+  float* sums = nullptr;             // [rows][blocks]: scale * sum of the quants
+  std::int32_t* int_sums = nullptr;  // [rows][2 * blocks]: sum of the quants per 16
+  float* half_sums = nullptr;        // [rows][2 * blocks]: scale * sum of the quants per 16
 
   std::size_t row(int m) const noexcept { return static_cast<std::size_t>(m) * stride; }
   std::size_t block(int m) const noexcept { return static_cast<std::size_t>(m) * blocks; }
-  // The scale of a block and the sums of its quants' halves.
+  std::size_t record_bytes() const noexcept {
+    return sizeof(block_terms) + static_cast<std::size_t>(planes * block_columns);
+  }
+  std::byte* record(std::size_t at) const noexcept { return records + at * record_bytes(); }
+  float scale(std::size_t at) const noexcept {
+    return records ? reinterpret_cast<const block_terms*>(record(at))->scale : scales[at];
+  }
+  // The scale of a block and the sums of its quants' halves. REQUIRES no records.
   void put_sums(std::size_t at, float scale, std::int32_t first, std::int32_t second) const {
     scales[at] = scale;
     sums[at] = scale * static_cast<float>(first + second);
     half_sums[2 * at] = scale * static_cast<float>(first);
     half_sums[2 * at + 1] = scale * static_cast<float>(second);
-    if (int_sums == nullptr) return;
     int_sums[2 * at] = first;
     int_sums[2 * at + 1] = second;
   }
@@ -167,9 +184,9 @@ struct tile_output {
 };
 
 struct linear_kernels {
-  bool byte_planes = false;  // how quants are kept: one form or both
+  bool records = false;  // how quants are kept: in records, or in one or both of the others
+  bool bytes = false;
   bool words = false;
-  bool starts = false;  // and factors, instead of int_sums
   void (*quantise)(const activations::storage& to, const block_walk& walk);
   void (*integer_tile)(const integer_stream& tile,
                        const integer_form& form,

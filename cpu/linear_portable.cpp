@@ -149,6 +149,6 @@ void float_tile(const std::byte* values,
 
 }  // namespace
 
-const linear_kernels portable_kernels{false, true, false, quantise, integer_tile, float_tile};
+const linear_kernels portable_kernels{false, false, true, quantise, integer_tile, float_tile};
 
 }  // namespace foretoken::cpu

@@ -25,6 +25,8 @@ struct alignas(64) batch {
   float scales[batch_blocks];
   std::int32_t factors[batch_blocks];
   std::int32_t half_sums[2][batch_blocks][2];  // [plane][block][half], high first
+  block_terms terms[4][batch_blocks / 4];
+  float scaled_halves[2][batch_blocks];
 };
 
 FORETOKEN_AVX512_INLINE std::uint32_t largest_of(const float* x) {
@@ -86,26 +88,74 @@ FORETOKEN_AVX512_INLINE void put_quants(
             _mm512_srai_epi32(_mm512_add_epi32(q1, round), 8), q, to.half_sums[0][i]);
 }
 
-// What sums of products begin with, of a plane whose quants count `power`: the bits of a float
+// What sums of products begin with, of planes whose quants count `powers`: the bits of a float
 // whose last bit is worth `power`, in the middle of its binade. Integers up to 2^22 added to these
 // bits are added to the float's value, times power; so a sum needs neither conversion nor
-// multiplication. For types whose weights have an offset, the start is less that many times the
-// quants' sum, of both halves or one: in the order of start_of().
-FORETOKEN_AVX512_INLINE void put_starts(float power,
-                                        const std::int32_t (&half_sums)[2],
-                                        std::int32_t* start,
-                                        std::int32_t* offsets) {
-  constexpr int middle = (23 << 23) + (1 << 22);
-  const int bits = __builtin_bit_cast(int, power == 0 ? 1.0f : power);
-  *start = power > 0 ? bits + middle : bits;
+// multiplication.
+FORETOKEN_AVX512_INLINE __m512i starts_of(__m512 powers) {
+  const __m512i middle = _mm512_set1_epi32((23 << 23) + (1 << 22));
+  const __m512 zero = _mm512_setzero_ps();
+  const __mmask16 positive = _mm512_cmp_ps_mask(powers, zero, _CMP_GT_OQ);
+  const __mmask16 nothing = _mm512_cmp_ps_mask(powers, zero, _CMP_EQ_OQ);
+  const __m512i bits = _mm512_castps_si512(_mm512_mask_mov_ps(powers, nothing, _mm512_set1_ps(1)));
+  return _mm512_mask_add_epi32(bits, positive, bits, middle);
+}
+
+// For types whose weights have an offset, the start is less that many times the quants' sum, of
+// both halves or one: in the order of start_of().
+FORETOKEN_AVX512_INLINE void put_offset_starts(std::int32_t start,
+                                               const std::int32_t (&half_sums)[2],
+                                               std::int32_t* to) {
   const __m128i halves = _mm_loadu_si64(half_sums);
   const __m128i whole = _mm_add_epi32(halves, _mm_srli_epi64(halves, 32));
   const __m256i sums = _mm256_castsi128_si256(_mm_unpacklo_epi64(halves, whole));
   const __m256i which = _mm256_setr_epi32(2, 2, 2, 0, 0, 1, 0, 1);
   const __m256i shift = _mm256_setr_epi32(3, 4, 7, 0, 2, 2, 5, 5);
   const __m256i less = _mm256_sllv_epi32(_mm256_permutevar8x32_epi32(sums, which), shift);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(offsets),
-                      _mm256_sub_epi32(_mm256_set1_epi32(*start), less));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                      _mm256_sub_epi32(_mm256_set1_epi32(start), less));
+}
+
+// The sums of all blocks' first or second halves: of a plane, of whole quants.
+FORETOKEN_AVX512_INLINE __m512i plane_sums(const batch& all, int plane, int half) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i which = _mm512_add_epi32(even, _mm512_set1_epi32(half));
+  const std::int32_t* const from = all.half_sums[plane][0];
+  return _mm512_permutex2var_epi32(_mm512_load_si512(from), which, _mm512_load_si512(from + 16));
+}
+
+template <int Planes>
+FORETOKEN_AVX512_INLINE __m512i sums_of(const batch& all, int half) {
+  const __m512i first = plane_sums(all, 0, half);
+  if constexpr (Planes == 1) return first;
+  return _mm512_add_epi32(_mm512_slli_epi32(first, 8), plane_sums(all, 1, half));
+}
+
+// The terms of a batch, and in passing what its starts and halves need. Block i's are
+// terms[i % 4][i / 4].
+template <int Planes>
+FORETOKEN_AVX512_INLINE void put_terms(batch& all) {
+  const __m512 powers = _mm512_load_ps(all.powers);
+  const __m512 scales = _mm512_load_ps(all.scales);
+  const __m512i first =
+      starts_of(Planes == 2 ? _mm512_mul_ps(powers, _mm512_set1_ps(256)) : powers);
+  const __m512i second = Planes == 2 ? starts_of(powers) : _mm512_load_si512(all.factors);
+  const __m512i halves[2] = {sums_of<Planes>(all, 0), sums_of<Planes>(all, 1)};
+  const __m512i quants = _mm512_add_epi32(halves[0], halves[1]);
+  const __m512i sums = _mm512_castps_si512(_mm512_mul_ps(scales, _mm512_cvtepi32_ps(quants)));
+  const __m512i scale_bits = _mm512_castps_si512(scales);
+  const __m512i starts_low = _mm512_unpacklo_epi32(first, second);
+  const __m512i starts_high = _mm512_unpackhi_epi32(first, second);
+  const __m512i rest_low = _mm512_unpacklo_epi32(sums, scale_bits);
+  const __m512i rest_high = _mm512_unpackhi_epi32(sums, scale_bits);
+  _mm512_store_si512(all.terms[0], _mm512_unpacklo_epi64(starts_low, rest_low));
+  _mm512_store_si512(all.terms[1], _mm512_unpackhi_epi64(starts_low, rest_low));
+  _mm512_store_si512(all.terms[2], _mm512_unpacklo_epi64(starts_high, rest_high));
+  _mm512_store_si512(all.terms[3], _mm512_unpackhi_epi64(starts_high, rest_high));
+  for (int half = 0; half < 2; ++half) {
+    const __m512 sum = _mm512_mul_ps(scales, _mm512_cvtepi32_ps(halves[half]));
+    _mm512_store_ps(all.scaled_halves[half], sum);
+  }
 }
 
 template <int Planes>
@@ -113,27 +163,26 @@ FORETOKEN_AVX512_INLINE void put_batch(const activations::storage& to,
                                        const block_walk& walk,
                                        batch& all,
                                        int count) {
+  constexpr std::size_t record_bytes = sizeof(block_terms) + Planes * block_columns;
   for (int i = 0; i < count; ++i) all.largest[i] = largest_of(walk.values(i));
   put_scales(all, Planes);
   for (int i = 0; i < count; ++i) {
-    std::int8_t* const q = to.bytes + walk.block(i) * block_columns * Planes;
-    put_quants<Planes>(walk.values(i), all.inverses[i], i, q, all);
+    std::byte* const quants = to.records + walk.block(i) * record_bytes + sizeof(block_terms);
+    put_quants<Planes>(walk.values(i), all.inverses[i], i, reinterpret_cast<std::int8_t*>(quants),
+                       all);
   }
+  put_terms<Planes>(all);
   for (int i = 0; i < count; ++i) {
     const std::size_t at = walk.block(i);
-    std::int32_t sums[2] = {all.half_sums[0][i][0], all.half_sums[0][i][1]};
+    const block_terms& terms = all.terms[i % 4][i / 4];
+    std::memcpy(to.records + at * record_bytes, &terms, sizeof terms);
     for (int p = 0; p < Planes; ++p) {
-      const float power = p + 1 < Planes ? 256 * all.powers[i] : all.powers[i];
-      put_starts(power, all.half_sums[p][i], to.starts + at * Planes + p,
-                 to.offset_starts + (at * Planes + p) * 8);
+      put_offset_starts(p == 0 ? terms.start : terms.second, all.half_sums[p][i],
+                        to.offset_starts + (at * Planes + static_cast<std::size_t>(p)) * 8);
     }
-    if constexpr (Planes == 2) {
-      for (int half = 0; half < 2; ++half) {
-        sums[half] = 256 * sums[half] + all.half_sums[1][i][half];
-      }
+    for (int half = 0; half < 2; ++half) {
+      to.half_sums[2 * at + static_cast<std::size_t>(half)] = all.scaled_halves[half][i];
     }
-    to.factors[at] = static_cast<std::uint8_t>(all.factors[i]);
-    to.put_sums(at, all.scales[i], sums[0], sums[1]);
   }
 }
 
