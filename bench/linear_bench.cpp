@@ -126,7 +126,7 @@ void run_shape(const shape& what,
   const int planes = s.chosen.precision == cpu::numerics::exact ? 2 : 1;
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
-  cpu::activations x(most, static_cast<int>(what.columns), s.chosen, true);
+  cpu::activations x(most, static_cast<int>(what.columns), s.chosen, made.copies.front()->reads());
   std::vector<float> row(static_cast<std::size_t>(what.columns));
   for (int m = 0; m < most; ++m) {
     for (float& value : row) value = normal(random);

@@ -23,17 +23,17 @@ struct part_sizes {
 
   part_sizes(std::size_t blocks,
              const options& chosen,
-             bool keep_floats,
+             input_parts keep,
              const linear_kernels& kernels) {
     const std::size_t columns = blocks * block_columns;
     const bool integers = chosen.precision != numerics::float32;
     const std::size_t planes = chosen.precision == numerics::exact ? 2 : 1;
-    if (keep_floats || !integers) values = columns * 4;
+    if (keep.floats || !integers) values = columns * 4;
     if (!integers) return;
-    half_sums = blocks * 8;
+    if (keep.groups || !kernels.records) half_sums = blocks * 8;
     if (kernels.records) {
       records = blocks * sizeof(block_terms) + columns * planes;
-      offset_starts = blocks * planes * 32;
+      if (keep.groups) offset_starts = blocks * planes * 32;
       return;
     }
     if (kernels.bytes) bytes = columns * planes;
@@ -67,13 +67,13 @@ int quant_of(const activations::storage& s, std::size_t at, int within) noexcept
 std::uint64_t activations::bytes(int rows_max,
                                  int columns_max,
                                  const options& chosen,
-                                 bool keep_floats) {
-  const part_sizes sizes(whole_blocks(static_cast<std::size_t>(columns_max)), chosen, keep_floats,
+                                 input_parts keep) {
+  const part_sizes sizes(whole_blocks(static_cast<std::size_t>(columns_max)), chosen, keep,
                          kernels_for(chosen));
   return static_cast<std::uint64_t>(rows_max) * sizes.total() + parts * 64;
 }
 
-activations::activations(int rows_max, int columns_max, const options& chosen, bool keep_floats)
+activations::activations(int rows_max, int columns_max, const options& chosen, input_parts keep)
     : storage_(std::make_unique<storage>()) {
   FORETOKEN_ASSERT(rows_max > 0 && columns_max > 0);
   storage& s = *storage_;
@@ -82,8 +82,8 @@ activations::activations(int rows_max, int columns_max, const options& chosen, b
   s.blocks = whole_blocks(static_cast<std::size_t>(columns_max));
   s.stride = s.blocks * block_columns;
   if (chosen.precision != numerics::float32) s.planes = chosen.precision == numerics::exact ? 2 : 1;
-  const part_sizes sizes(s.blocks, chosen, keep_floats, *s.kernels);
-  auto memory = memory_block::take(bytes(rows_max, columns_max, chosen, keep_floats));
+  const part_sizes sizes(s.blocks, chosen, keep, *s.kernels);
+  auto memory = memory_block::take(bytes(rows_max, columns_max, chosen, keep));
   FORETOKEN_ASSERT(memory.has_value());  // address space only: the plan was checked before
   s.memory = std::move(memory).value();
   std::byte* at = s.memory.data();

@@ -54,9 +54,13 @@ class packed_linear final : public linear {
   int columns() const noexcept override { return columns_; }
   std::span<const std::byte> packed() const noexcept override { return {memory_.data(), bytes_}; }
   std::uint64_t bytes() const noexcept override { return bytes_; }
-  bool reads_floats() const noexcept override {
-    return std::any_of(sections_.begin(), sections_.end(),
-                       [](const linear_section& section) { return !section.integer; });
+  input_parts reads() const noexcept override {
+    input_parts all;
+    for (const linear_section& section : sections_) {
+      const integer_form& form = section.integers;
+      all = all | input_parts{!section.integer, section.integer && form.reads_groups()};
+    }
+    return all;
   }
 
   scale_places scales(int tile) const noexcept override {

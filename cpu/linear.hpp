@@ -21,21 +21,30 @@ namespace foretoken::cpu {
 
 constexpr int tile_rows = 64;
 
+// What matrices read of their inputs besides quants with one scale and sum per 32 columns.
+struct input_parts {
+  bool floats = false;  // for float weights
+  bool groups = false;  // for integer weights with an offset, or with groups of 16 columns
+  input_parts operator|(const input_parts& other) const noexcept {
+    return {floats || other.floats, groups || other.groups};
+  }
+};
+
 // Rows of activations in the forms the kernels of a path read. For integer weights: quants with one
 // scale per 32 columns, of 16 bits in `exact` and 8 bits in `fast`. For float weights, and in
 // `float32`: the floats. Allocated once for rows_max rows of columns_max columns; filled per row by
 // any thread.
 class activations {
  public:
-  // keep_floats: float weights will read them too.
-  activations(int rows_max, int columns_max, const options& chosen, bool keep_floats);
+  // keep: what the matrices read that will be applied to them.
+  activations(int rows_max, int columns_max, const options& chosen, input_parts keep);
   ~activations();
   activations(activations&&) noexcept;
   // Bytes of such an object.
   static std::uint64_t bytes(int rows_max,
                              int columns_max,
                              const options& chosen,
-                             bool keep_floats);
+                             input_parts keep);
   // Row m from x[columns]. Rows may be filled by different threads.
   void set(int row, const float* x, int columns);
   // Columns [first, first + columns) of row m. REQUIRES first to be a multiple of 32, and columns
@@ -84,7 +93,7 @@ class linear {
   virtual int rows() const noexcept = 0;     // N
   virtual int columns() const noexcept = 0;  // K
   virtual std::uint64_t bytes() const noexcept = 0;
-  virtual bool reads_floats() const noexcept = 0;  // of its activations
+  virtual input_parts reads() const noexcept = 0;
   int tiles() const noexcept { return (rows() + tile_rows - 1) / tile_rows; }
 
   // Where the f16 scales of a draft's tile stand: for every 32 columns, those of the 64 rows.

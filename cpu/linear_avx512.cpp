@@ -304,6 +304,7 @@ void integer_tile(const integer_stream& tile,
                   row_range rows,
                   tile_output out) {
   FORETOKEN_ASSERT(form.has_minima == (form.offset == 0));
+  FORETOKEN_ASSERT(x.half_sums != nullptr || !form.reads_groups());
   const form_kernels* const kernels = find_kernels(form);
   FORETOKEN_ASSERT(kernels != nullptr);
   const int most = 4 / x.planes;

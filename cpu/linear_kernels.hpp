@@ -99,13 +99,14 @@ struct activations::storage {
   std::byte* records = nullptr;   // [rows][blocks]: block_terms, [planes][32] quants; or null
   std::int8_t* bytes = nullptr;   // [rows][blocks][planes][32], high bytes first; or null
   std::int16_t* words = nullptr;  // [rows][stride], or null
-  // Bits that sums of weights with an offset begin with; see quantise_avx512.cpp.
-  std::int32_t* offset_starts = nullptr;  // [rows][blocks][planes][8], or null
   // Without records:
   float* scales = nullptr;           // [rows][blocks]
   float* sums = nullptr;             // [rows][blocks]: scale * sum of the quants
   std::int32_t* int_sums = nullptr;  // [rows][2 * blocks]: sum of the quants per 16
-  float* half_sums = nullptr;        // [rows][2 * blocks]: scale * sum of the quants per 16
+  // With records, only where matrices read groups. The starts are bits that sums of weights with
+  // an offset begin with; see quantise_avx512.cpp.
+  std::int32_t* offset_starts = nullptr;  // [rows][blocks][planes][8]
+  float* half_sums = nullptr;             // [rows][2 * blocks]: scale * sum of the quants per 16
 
   std::size_t row(int m) const noexcept { return static_cast<std::size_t>(m) * stride; }
   std::size_t block(int m) const noexcept { return static_cast<std::size_t>(m) * blocks; }
@@ -152,6 +153,7 @@ struct integer_form {
   int offset = 0;
 
   constexpr int groups() const noexcept { return block_columns / group; }
+  constexpr bool reads_groups() const noexcept { return offset != 0 || group != block_columns; }
   constexpr std::size_t quant_bytes() const noexcept {
     return static_cast<std::size_t>(block_columns * tile_rows * bits / 8);
   }

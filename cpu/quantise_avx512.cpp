@@ -158,6 +158,21 @@ FORETOKEN_AVX512_INLINE void put_terms(batch& all) {
   }
 }
 
+// What only matrices with groups read of block i.
+template <int Planes>
+FORETOKEN_AVX512_INLINE void put_groups(const activations::storage& to,
+                                        std::size_t at,
+                                        const batch& all,
+                                        int i) {
+  const block_terms& terms = all.terms[i % 4][i / 4];
+  for (int p = 0; p < Planes; ++p) {
+    put_offset_starts(p == 0 ? terms.start : terms.second, all.half_sums[p][i],
+                      to.offset_starts + (at * Planes + static_cast<std::size_t>(p)) * 8);
+  }
+  to.half_sums[2 * at] = all.scaled_halves[0][i];
+  to.half_sums[2 * at + 1] = all.scaled_halves[1][i];
+}
+
 template <int Planes>
 FORETOKEN_AVX512_INLINE void put_batch(const activations::storage& to,
                                        const block_walk& walk,
@@ -173,17 +188,11 @@ FORETOKEN_AVX512_INLINE void put_batch(const activations::storage& to,
   }
   put_terms<Planes>(all);
   for (int i = 0; i < count; ++i) {
-    const std::size_t at = walk.block(i);
-    const block_terms& terms = all.terms[i % 4][i / 4];
-    std::memcpy(to.records + at * record_bytes, &terms, sizeof terms);
-    for (int p = 0; p < Planes; ++p) {
-      put_offset_starts(p == 0 ? terms.start : terms.second, all.half_sums[p][i],
-                        to.offset_starts + (at * Planes + static_cast<std::size_t>(p)) * 8);
-    }
-    for (int half = 0; half < 2; ++half) {
-      to.half_sums[2 * at + static_cast<std::size_t>(half)] = all.scaled_halves[half][i];
-    }
+    std::memcpy(to.records + walk.block(i) * record_bytes, &all.terms[i % 4][i / 4],
+                sizeof(block_terms));
   }
+  if (to.half_sums == nullptr) return;
+  for (int i = 0; i < count; ++i) put_groups<Planes>(to, walk.block(i), all, i);
 }
 
 template <int Planes>

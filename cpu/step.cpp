@@ -30,7 +30,7 @@ options of_precise(options chosen) {
   return chosen;
 }
 
-// In exact, a greedy row's candidates are found with inputs of 8 bits.
+// A greedy row's candidates are found with inputs of 8 bits.
 options of_rough(options chosen) {
   chosen.precision = numerics::fast;
   return chosen;
@@ -55,13 +55,13 @@ workspace_sizes::workspace_sizes(const model::hyperparameters& shape,
       logits(whole_tiles(shape.vocabulary)),
       output(whole_tiles(shape.width)),
       columns(std::max({shape.width, attention, shape.ffn})) {
-  inputs = activations::bytes(rows, std::max(width, attention), chosen, true) +
-           activations::bytes(rows, shape.ffn, chosen, true);
+  constexpr input_parts all{true, true};
+  inputs = activations::bytes(rows, std::max(width, attention), chosen, all) +
+           activations::bytes(rows, shape.ffn, chosen, all) +
+           activations::bytes(head_rows, width, of_precise(chosen), all) +
+           activations::bytes(head_rows, width, of_rough(chosen), all);
   if (chosen.precision == numerics::fast) {
-    inputs += activations::bytes(rows, width, of_precise(chosen), true);
-  }
-  if (chosen.precision == numerics::exact) {
-    inputs += activations::bytes(head_rows, width, of_rough(chosen), false);
+    inputs += activations::bytes(rows, width, of_precise(chosen), all);
   }
   for (const auto& rope : shape.ropes) angles += static_cast<int>(rope.frequency.size());
 }
@@ -90,11 +90,13 @@ step::step(std::shared_ptr<const weights> from, const options& chosen, kv_pool p
       inputs_(sizes_.rows,
               std::max(sizes_.width, sizes_.attention),
               of_weights(*weights_, chosen),
-              weights_->reads_floats()),
-      hidden_inputs_(sizes_.rows,
-                     weights_->shape.ffn,
-                     of_weights(*weights_, chosen),
-                     weights_->reads_floats()),
+              weights_->layers_read()),
+      hidden_inputs_(
+          sizes_.rows, weights_->shape.ffn, of_weights(*weights_, chosen), weights_->down_reads()),
+      head_inputs_(sizes_.head_rows,
+                   sizes_.width,
+                   of_precise(of_weights(*weights_, chosen)),
+                   weights_->head->reads()),
       x_(floats(sizes_.rows, sizes_.width)),
       qkv_(floats(sizes_.rows, sizes_.qkv)),
       attention_(floats(sizes_.rows, sizes_.attention)),
@@ -108,13 +110,12 @@ step::step(std::shared_ptr<const weights> from, const options& chosen, kv_pool p
   if (weights_->precision == numerics::fast) {
     precise_ = std::make_unique<activations>(sizes_.rows, sizes_.width,
                                              of_precise(of_weights(*weights_, chosen)),
-                                             weights_->reads_floats());
-  }
-  if (weights_->precision == numerics::exact) {
-    rough_ = std::make_unique<activations>(sizes_.head_rows, sizes_.width,
-                                           of_rough(of_weights(*weights_, chosen)), false);
+                                             weights_->layers_read());
   }
   if (weights_->draft || !weights_->head_norms.empty()) {
+    rough_ = std::make_unique<activations>(sizes_.head_rows, sizes_.width,
+                                           of_rough(of_weights(*weights_, chosen)),
+                                           input_parts{false, true});
     const auto head_rows = static_cast<std::size_t>(sizes_.head_rows);
     tile_ranges_.resize(head_rows * static_cast<std::size_t>(weights_->head->tiles()));
     energies_ = floats(sizes_.head_rows, (sizes_.width + 31) / 32);

@@ -114,8 +114,6 @@ class step final : public model::ops {
   const linear& after_layer(int layer) const noexcept;
   // Inputs of 16 bits: in fast, an object of their own.
   activations& precise_inputs() noexcept { return precise_ ? *precise_ : inputs_; }
-  // Inputs of 8 bits, of the rows of one block of the head: in exact, an object of their own.
-  activations& rough_inputs() noexcept { return rough_ ? *rough_ : inputs_; }
   int first_precise_tile() const noexcept;  // of fused QKV
   bool sets_outputs() const noexcept;
   float* norm_row(int row_index,
@@ -163,8 +161,9 @@ class step final : public model::ops {
   thread_pool threads_;
   activations inputs_;                    // of QKV, W_o, gate and up
   activations hidden_inputs_;             // of W_down: written while gate and up still read theirs
-  std::unique_ptr<activations> precise_;  // only in fast
-  std::unique_ptr<activations> rough_;    // only in exact
+  activations head_inputs_;               // of 16 bits, of the rows of one block of the head
+  std::unique_ptr<activations> precise_;  // of a layer's values, only in fast
+  std::unique_ptr<activations> rough_;    // the head's of 8 bits, only where greedy rows use them
   const model::micro_batch* batch_ = nullptr;
   std::vector<row> rows_;
   std::vector<head_task> tasks_;

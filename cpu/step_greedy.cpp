@@ -108,9 +108,9 @@ void step::set_greedy_inputs(int i, float* x, bool draft) {
     return std::sqrt(std::accumulate(energies, energies + groups, 0.0));
   };
   const double rounded = rounding(width) * std::sqrt(squares_of(x, width));
-  double unit = rounded + length_of_errors(precise_inputs());
+  double unit = rounded + length_of_errors(head_inputs_);
   set_apart(one, x);
-  unit += length_of_errors(rough_inputs());
+  unit += length_of_errors(*rough_);
   one.unit = static_cast<float>(1.00001 * unit);
   if (!draft) return;
   for (int b = 0; b < groups; ++b) {
@@ -154,7 +154,7 @@ value_range step::bounded_range(int i, int tile, const float* y) const noexcept 
 // The cheaper pass.
 void step::find_ranges(int count, bool draft) {
   const linear& matrix = draft ? *weights_->draft : *weights_->head;
-  each_tile(matrix, *weights_->layers.front().qkv, tile_inputs(rough_inputs()), count,
+  each_tile(matrix, *weights_->layers.front().qkv, tile_inputs(*rough_), count,
             [&](int tile, int first, int end, float* y) {
               for (int r = first; r < end; ++r, y += tile_rows) {
                 add_apart(r, tile, y);
@@ -167,7 +167,7 @@ void step::find_ranges(int count, bool draft) {
 // A tile as the full pass computes it; `next` is what the thread reads after it.
 void step::compute_tile(candidate& one, int thread, const std::byte* next) {
   float* const all = tiles_.data() + at(thread, sizes_.rows * tile_rows);
-  weights_->head->apply(one.tile, precise_inputs(), one.row, one.row + 1, all, tile_rows, next);
+  weights_->head->apply(one.tile, head_inputs_, one.row, one.row + 1, all, tile_rows, next);
   const float* const y = all + at(one.row, tile_rows);
   const int count = rows_of_tile(one.tile);
   one.value = kernels_.largest_of(y, y, 0, count).high;

@@ -51,13 +51,13 @@ void step::finish_task(const head_task& task,
 
 void step::run_head_block(std::span<const head_task> tasks, model::step_result& out) {
   const int count = static_cast<int>(tasks.size());
-  activations& inputs = precise_inputs();
   each_row(count, [&](int i, int thread) {
     const int row_index = tasks[static_cast<std::size_t>(i)].row;
-    inputs.set(i, norm_row(row_index, weights_->final_norm, weights_->final_norm_bias, thread),
-               sizes_.width);
+    head_inputs_.set(i,
+                     norm_row(row_index, weights_->final_norm, weights_->final_norm_bias, thread),
+                     sizes_.width);
   });
-  each_tile(*weights_->head, *weights_->layers.front().qkv, tile_inputs(inputs), count,
+  each_tile(*weights_->head, *weights_->layers.front().qkv, tile_inputs(head_inputs_), count,
             [&](int tile, int first, int end, const float* y) {
               for (int r = first; r < end; ++r, y += tile_rows) {
                 std::copy_n(y, tile_rows, logits_.data() + at(r, sizes_.logits) + tile * tile_rows);

@@ -215,13 +215,18 @@ class packer {
 
 }  // namespace
 
-bool weights::reads_floats() const noexcept {
-  const auto reads = [](const std::unique_ptr<const linear>& matrix) {
-    return matrix->reads_floats();
-  };
-  return reads(head) || std::any_of(layers.begin(), layers.end(), [&](const layer_weights& layer) {
-           return reads(layer.qkv) || reads(layer.o) || reads(layer.gate_up) || reads(layer.down);
-         });
+input_parts weights::layers_read() const noexcept {
+  input_parts all;
+  for (const layer_weights& layer : layers) {
+    all = all | layer.qkv->reads() | layer.o->reads() | layer.gate_up->reads();
+  }
+  return all;
+}
+
+input_parts weights::down_reads() const noexcept {
+  input_parts all;
+  for (const layer_weights& layer : layers) all = all | layer.down->reads();
+  return all;
 }
 
 bool has_gate(const model::hyperparameters& shape) noexcept {

@@ -43,8 +43,9 @@ class weights {
   // floats.
   std::vector<float> head_norms;
 
-  // Whether some matrix reads its inputs as floats.
-  bool reads_floats() const noexcept;
+  // What the layers' matrices but W_down read of their inputs, and what W_down does.
+  input_parts layers_read() const noexcept;
+  input_parts down_reads() const noexcept;
 };
 
 // Every block of bytes that a file on disk keeps, in one order.

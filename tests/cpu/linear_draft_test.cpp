@@ -33,7 +33,7 @@ double weight_at(const model::tensor& w, int n, int k) {
 std::vector<float> columns_of(const linear& w, const options& chosen) {
   const int columns = w.columns();
   const auto stride = static_cast<std::size_t>(w.tiles() * tile_rows);
-  activations units(columns, columns, chosen, false);
+  activations units(columns, columns, chosen, w.reads());
   for (int k = 0; k < columns; ++k) {
     std::vector<float> x(static_cast<std::size_t>(columns));
     x[static_cast<std::size_t>(k)] = 1;

@@ -45,8 +45,12 @@ std::vector<float> random_rows(int rows, int columns, std::mt19937& random) {
   return x;
 }
 
-activations fill(const std::vector<float>& x, int rows, int columns, const options& chosen) {
-  activations a(rows, columns, chosen, true);
+activations fill(const std::vector<float>& x,
+                 int rows,
+                 int columns,
+                 const options& chosen,
+                 input_parts keep = {true, true}) {
+  activations a(rows, columns, chosen, keep);
   for (int m = 0; m < rows; ++m)
     a.set(m, x.data() + static_cast<std::size_t>(m * columns), columns);
   return a;
@@ -155,7 +159,7 @@ void check_w8(const named_type& type, isa path, int rows, int columns, numerics 
   chosen.floats = float_weights::w8;
   const random_tensor w(type.type, rows, columns, random);
   const auto packed = pack({&w.view, 1}, chosen, threads);
-  CHECK_FALSE(packed->reads_floats());
+  CHECK_FALSE(packed->reads().floats);
   CHECK(packed->bytes() == packed_bytes({&w.view, 1}, chosen));
   constexpr int tokens = 9;
   const auto x = random_rows(tokens, columns, random);
@@ -270,7 +274,7 @@ TEST_CASE("linear: parts of a row set apart are the row set whole") {
       const auto packed = pack({&w.view, 1}, chosen, threads);
       const auto x = random_rows(2, 160, random);
       const activations whole = fill(x, 2, 160, chosen);
-      activations parts(2, 160, chosen, false);
+      activations parts(2, 160, chosen, {false, true});
       for (const int first : {96, 0, 32}) {
         for (int m = 0; m < 2; ++m)
           parts.set_part(m, first, x.data() + m * 160 + first, first == 0 ? 32 : 64);
@@ -294,11 +298,33 @@ TEST_CASE("linear: a block of many rows set at once is each row's set alone") {
       auto x = random_rows(rows, 64, random);
       std::fill_n(x.begin() + 5 * 64, 32, 0.0f);
       const activations whole = fill(x, rows, 64, chosen);
-      activations blocks(rows, 64, chosen, false);
+      activations blocks(rows, 64, chosen, {false, true});
       blocks.set_block(0, rows, 32, x.data() + 32, 64);
       blocks.set_block(0, 3, 0, x.data(), 64);
       blocks.set_block(3, rows - 3, 0, x.data() + 3 * 64, 64);
       CHECK(multiply(*packed, whole, rows, threads) == multiply(*packed, blocks, rows, threads));
+    }
+  }
+}
+
+TEST_CASE("linear: inputs that keep what their matrix reads give the bits of those that keep all") {
+  std::mt19937 random(16);
+  thread_pool threads(1);
+  constexpr int rows = 33, columns = 256;
+  for (const named_type& type : all_types) {
+    CAPTURE(type.name);
+    for (const isa path : paths_here()) {
+      for (const numerics precision : {numerics::exact, numerics::fast}) {
+        options chosen;
+        chosen.path = path;
+        chosen.precision = precision;
+        const random_tensor w(type.type, 64, columns, random);
+        const auto packed = pack({&w.view, 1}, chosen, threads);
+        const auto x = random_rows(rows, columns, random);
+        const activations own = fill(x, rows, columns, chosen, packed->reads());
+        const activations all = fill(x, rows, columns, chosen);
+        CHECK(multiply(*packed, own, rows, threads) == multiply(*packed, all, rows, threads));
+      }
     }
   }
 }
