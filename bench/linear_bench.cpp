@@ -97,7 +97,7 @@ void multiply_all(const subject& what,
     const int next = (ticket + 1) % tickets;
     float* const to = y.data() + std::ptrdiff_t{thread} * rows * cpu::tile_rows;
     matrix_of(ticket).apply(ticket % tiles, x, 0, rows, to, cpu::tile_rows,
-                            matrix_of(next).tile_data(next % tiles));
+                            {matrix_of(next).tile_data(next % tiles)});
   });
 }
 

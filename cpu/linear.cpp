@@ -83,14 +83,14 @@ class packed_linear final : public linear {
              int row_end,
              float* y,
              std::size_t y_stride,
-             const std::byte* next) const override {
+             reads_after after) const override {
     const activations::storage& from = x.get();
     FORETOKEN_ASSERT(tile >= 0 && tile < tiles() && row_begin >= 0 && row_end <= from.rows_max &&
                      static_cast<std::size_t>(columns_) <= from.stride);
     if (row_begin >= row_end) return;
     const place at = find(tile);
     if (at.section->integer) {
-      kernels_.integer_tile({at.data, next, columns_ / block_columns}, at.section->integers, from,
+      kernels_.integer_tile({at.data, after, columns_ / block_columns}, at.section->integers, from,
                             {row_begin, row_end}, {y, y_stride});
     } else {
       kernels_.float_tile(at.data, columns_, at.section->floats, from, {row_begin, row_end},

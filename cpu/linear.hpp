@@ -13,6 +13,7 @@
 
 #include "base/result.hpp"
 #include "cpu/options.hpp"
+#include "cpu/read_list.hpp"
 #include "cpu/row_kernels.hpp"
 #include "cpu/thread_pool.hpp"
 #include "model/tensor.hpp"
@@ -62,6 +63,12 @@ class activations {
   std::unique_ptr<storage> storage_;
 };
 
+// What a thread reads after a tile: asked for on the way.
+struct reads_after {
+  const std::byte* next = nullptr;  // at once, as much as the tile takes; null: nothing known
+  read_list* later = nullptr;       // as far as many rows leave memory idle; the thread's own
+};
+
 class linear {
  public:
   // Packs `parts` one below the other (fused QKV; for `interleave16` with two parts of equal rows:
@@ -108,15 +115,14 @@ class linear {
   // Where the bytes of a tile begin.
   virtual const std::byte* tile_data(int tile) const noexcept = 0;
   // y[m * y_stride + (n - tile * tile_rows)] = W x for n in the tile, m in [row_begin, row_end).
-  // y holds tile_rows floats a row even in the last tile (the rest is unspecified). `next`: what
-  // this thread reads after the tile; it is asked for on the way, and may be null.
+  // y holds tile_rows floats a row even in the last tile (the rest is unspecified).
   virtual void apply(int tile,
                      const activations& x,
                      int row_begin,
                      int row_end,
                      float* y,
                      std::size_t y_stride,
-                     const std::byte* next = nullptr) const = 0;
+                     reads_after after = {}) const = 0;
 };
 
 struct linear::blank {

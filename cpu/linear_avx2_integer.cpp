@@ -316,14 +316,14 @@ void avx2::integer_tile(const integer_stream& tile,
   FORETOKEN_ASSERT(!form.has_minima || form.offset == 0);
   const int rows_here = rows.end - rows.begin;
   const std::size_t bytes = form.record_bytes() * static_cast<std::size_t>(tile.blocks);
-  const std::byte* ahead = tile.next ? tile.next : tile.records;
+  const std::byte* ahead = tile.after.next ? tile.after.next : tile.records;
   for (int m = rows.begin; m < rows.end;) {
     const int count = rows_of_pass(form.bits, x.planes, rows.end - m);
     const stream_function stream = find_stream(form, x.planes, count);
     FORETOKEN_ASSERT(stream != nullptr);
-    const std::size_t share = tile.next == nullptr ? 0
-                                                   : bytes * static_cast<std::size_t>(count) /
-                                                         static_cast<std::size_t>(rows_here);
+    const std::size_t share = tile.after.next == nullptr ? 0
+                                                         : bytes * static_cast<std::size_t>(count) /
+                                                               static_cast<std::size_t>(rows_here);
     stream({tile, form.offset, x, m, out, {ahead, share}});
     ahead += share;
     m += count;

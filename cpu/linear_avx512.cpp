@@ -247,7 +247,8 @@ FORETOKEN_AVX512 void stream_many(stream_job job, int blocks) {
   const int all_blocks = job.tile.blocks;
   const int first_row = job.first_row;
   group_ahead ahead(job.ahead.at, job.ahead.bytes,
-                    blocks * all_blocks * form.groups() * (panels / many_panels));
+                    blocks * all_blocks * form.groups() * (panels / many_panels),
+                    job.tile.after.later);
   while (job.first_block < all_blocks) {
     job.tile.blocks = std::min(turn, all_blocks - job.first_block);
     const std::size_t share = ahead.bytes_of(job.tile.blocks * form.groups());
@@ -311,9 +312,10 @@ void integer_tile(const integer_stream& tile,
   const int count = rows.end - rows.begin;
   const int passes = (count + most - 1) / most;
   const std::size_t bytes = form.record_bytes() * static_cast<std::size_t>(tile.blocks);
-  const bool asks = tile.next != nullptr && count * x.planes > 1;
+  const bool asks = tile.after.next != nullptr && count * x.planes > 1;
   const std::size_t share = asks ? bytes / static_cast<std::size_t>(passes) : 0;
-  stream_job job{tile, form.offset, x, rows.begin, out, {asks ? tile.next : tile.records, share}};
+  stream_job job{tile,       form.offset, x,
+                 rows.begin, out,         {asks ? tile.after.next : tile.records, share}};
   if (count >= many_rows(form)) {
     const int blocks = count / most;
     job.ahead.bytes = share * static_cast<std::size_t>(blocks);

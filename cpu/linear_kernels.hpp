@@ -171,7 +171,7 @@ enum class float_form { f32, f16, bf16 };
 // multiplications, so that the stream does not stop for arithmetic. Null: nothing known.
 struct integer_stream {
   const std::byte* records = nullptr;
-  const std::byte* next = nullptr;
+  reads_after after;
   int blocks = 0;
 };
 

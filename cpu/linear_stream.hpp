@@ -25,10 +25,12 @@ struct read_ahead {
 struct group_ahead {
   const std::byte* at;
   std::size_t stride;
-  int lines = 0;  // a group
+  int lines = 0;     // a group
+  read_list* later;  // what else to ask for, or null
 
   // `bytes` over so many groups.
-  group_ahead(const std::byte* first, std::size_t bytes, int groups) : at(first) {
+  group_ahead(const std::byte* first, std::size_t bytes, int groups, read_list* rest)
+      : at(first), later(rest != nullptr && !rest->done() ? rest : nullptr) {
     constexpr std::size_t line = 64;
     const auto count = static_cast<std::size_t>(groups);
     const std::size_t of_group = (bytes + count - 1) / count;
@@ -42,6 +44,11 @@ struct group_ahead {
   FORETOKEN_INLINE void next() {}
   FORETOKEN_INLINE void next_group() {
     for (int i = 0; i < lines; ++i, at += stride) __builtin_prefetch(at, 0, 2);
+    const std::byte* const idle = later == nullptr ? nullptr : later->take();
+    if (idle == nullptr) return;
+    for (std::size_t i = 0; i < read_list::lines_at_once; ++i) {
+      __builtin_prefetch(idle + i * read_list::line_bytes, 0, 2);
+    }
   }
 };
 

@@ -36,6 +36,13 @@ options of_rough(options chosen) {
   return chosen;
 }
 
+// Keys and values that a thread asks for ahead of attention: its part of the caches holds them.
+constexpr std::size_t pages_ahead_max = 1024;
+std::size_t pages_ahead(const kv_layout& layout) noexcept {
+  constexpr std::size_t bytes_max = 4u << 20;
+  return std::min(pages_ahead_max, bytes_max / layout.head_bytes());
+}
+
 std::vector<float> floats(int rows, int columns) {
   return std::vector<float>(static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns));
 }
@@ -73,9 +80,10 @@ std::uint64_t workspace_sizes::bytes() const noexcept {
   const std::uint64_t row_floats =
       size(width) + size(qkv) + size(attention) + size(hidden) + size(output) + 2 * size(angles);
   // a thread: one row of norm output, a tile's results of every row, one row of keys and values as
-  // f16
+  // f16, places of pages
   const std::uint64_t thread_bytes =
-      (size(std::max(columns, qkv)) + size(rows) * size(tile_rows)) * 4 + size(qkv) * 2;
+      (size(std::max(columns, qkv)) + size(rows) * size(tile_rows)) * 4 + size(qkv) * 2 +
+      pages_ahead_max * sizeof(const std::byte*);
   return size(rows) * row_floats * 4 + inputs + size(threads) * thread_bytes +
          size(head_rows) * (size(logits) * 4 + size(logits) / tile_rows * 24 + size(width));
 }
@@ -122,6 +130,10 @@ step::step(std::shared_ptr<const weights> from, const options& chosen, kv_pool p
     greedy_rows_.resize(head_rows);
     candidates_.reserve(tile_ranges_.size());
   }
+  later_.reserve(static_cast<std::size_t>(sizes_.threads));
+  for (int thread = 0; thread < sizes_.threads; ++thread) {
+    later_.emplace_back(pages_ahead(pool_.layout()), pool_.layout().head_bytes());
+  }
   rows_.reserve(static_cast<std::size_t>(sizes_.rows));
   tasks_.reserve(static_cast<std::size_t>(sizes_.rows));
   blocks_.reserve(static_cast<std::size_t>(sizes_.rows));
@@ -157,6 +169,8 @@ status step::begin(const model::micro_batch& batch) {
           {one.tokens[static_cast<std::size_t>(i)], one.position + i, static_cast<int>(s), i});
     }
   }
+  list_pages();
+  ask_for_pages(0);
   return {};
 }
 

@@ -127,6 +127,8 @@ class step final : public model::ops {
     int first = 0, count = 0;
   };
   const page_id* pages_of(const block& rows) const noexcept;
+  void list_pages();
+  void ask_for_pages(int layer) noexcept;
   void attend_block(int layer, int index, int kv_head);
   void add_output(const linear& matrix,
                   const linear& following,
@@ -168,6 +170,7 @@ class step final : public model::ops {
   std::vector<row> rows_;
   std::vector<head_task> tasks_;
   std::vector<block> blocks_;
+  std::vector<read_list> later_;  // one a thread: keys and values of its share of attention
   std::vector<int> rope_offset_;
   std::vector<float> x_, qkv_, attention_, hidden_, output_, logits_, angles_;
   std::vector<float> scratch_, tiles_;  // one part a thread

@@ -185,6 +185,37 @@ bool step::sets_outputs() const noexcept {
   return shape().heads / shape().kv_heads * shape().head_dim % 32 == 0;
 }
 
+// What the threads' shares of attention read, in the first layer; of rows of one slice, the last
+// block reads what the others do.
+void step::list_pages() {
+  const int count = static_cast<int>(blocks_.size());
+  const int tickets = count * shape().kv_heads;
+  for (int thread = 0; thread < threads_.threads(); ++thread) {
+    read_list& list = later_[static_cast<std::size_t>(thread)];
+    list.clear();
+    const int end = threads_.first_ticket(thread + 1, tickets);
+    for (int ticket = threads_.first_ticket(thread, tickets); ticket < end; ++ticket) {
+      const block& rows = blocks_[static_cast<std::size_t>(count - 1 - ticket % count)];
+      const row& last = rows_[static_cast<std::size_t>(rows.first + rows.count - 1)];
+      const model::slice& owner = batch_->slices[static_cast<std::size_t>(last.slice)];
+      if (last.index + 1 < static_cast<int>(owner.tokens.size())) continue;
+      const std::byte* const base = pool_.head_base(0, ticket / count);
+      for (int page = 0; page <= last.position / page_tokens; ++page) {
+        const auto id = static_cast<std::size_t>(owner.pages[static_cast<std::size_t>(page)]);
+        list.add(base + pool_.page_stride() * id);
+      }
+    }
+  }
+}
+
+// Behind the last layer: for none.
+void step::ask_for_pages(int layer) noexcept {
+  const std::size_t offset = pool_.layout().layer_page_bytes() * static_cast<std::size_t>(layer);
+  for (read_list& list : later_) {
+    layer < shape().layers ? list.begin(offset) : list.clear();
+  }
+}
+
 // A head after the other, so that blocks of one slice, and sequences that share a prefix, find its
 // pages in the caches: read once from memory. Late rows of a slice see most: they go first.
 void step::attention(int layer) {
@@ -192,6 +223,7 @@ void step::attention(int layer) {
   threads_.run(count * shape().kv_heads, [&](int ticket, int) {
     attend_block(layer, count - 1 - ticket % count, ticket / count);
   });
+  ask_for_pages(layer + 1);
 }
 
 void step::attention_output(int layer) {

@@ -167,7 +167,7 @@ void step::find_ranges(int count, bool draft) {
 // A tile as the full pass computes it; `next` is what the thread reads after it.
 void step::compute_tile(candidate& one, int thread, const std::byte* next) {
   float* const all = tiles_.data() + at(thread, sizes_.rows * tile_rows);
-  weights_->head->apply(one.tile, head_inputs_, one.row, one.row + 1, all, tile_rows, next);
+  weights_->head->apply(one.tile, head_inputs_, one.row, one.row + 1, all, tile_rows, {next});
   const float* const y = all + at(one.row, tile_rows);
   const int count = rows_of_tile(one.tile);
   one.value = kernels_.largest_of(y, y, 0, count).high;

@@ -65,7 +65,8 @@ void step::each_tile(const linear& matrix,
     const tile_cut::ticket one = cut.at(number);
     float* y = tiles_.data() + at(thread, sizes_.rows * tile_rows);
     matrix.apply(one.tile, inputs.of(one.tile), one.first, one.end, y, tile_rows,
-                 read_after(matrix, cut, number, following, thread));
+                 {read_after(matrix, cut, number, following, thread),
+                  &later_[static_cast<std::size_t>(thread)]});
     if (one.first < one.end) work(one.tile, one.first, one.end, y + at(one.first, tile_rows));
   });
 }
