@@ -110,8 +110,9 @@ struct row_kernels {
   // scales of a block are 64 side by side, `stride` bytes behind those of the block before.
   void (*scale_spread)(
       const std::byte* scales, std::size_t stride, const float* energies, int blocks, float* out);
-  // y[n] += w[n] * x for the 64 rows of a tile.
-  void (*add_column)(const matrix_column& w, float x, float* y);
+  // The weights of a column, and y[n] += w[n] * x, for the 64 rows of a tile.
+  void (*read_column)(const matrix_column& from, float* w);
+  void (*add_column)(const float* w, float x, float* y);
   // Where the largest of the first `count` values of a tile lies when y[n] is off by at most
   // unit * errors[n].
   value_range (*largest_of)(const float* y, const float* errors, float unit, int count);

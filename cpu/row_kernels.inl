@@ -212,10 +212,12 @@ inline v16 load_weights(const matrix_column& from, int index) {
   return from.minima ? scaled + load_scales(from.minima, from.wide_scales, index) : scaled;
 }
 
-void add_column(const matrix_column& w, float x, float* y) {
-  for (int i = 0; i < 64; i += 16) {
-    store(y + i, fma(load_weights(w, i), set1(x), load(y + i)));
-  }
+void read_column(const matrix_column& from, float* w) {
+  for (int i = 0; i < 64; i += 16) store(w + i, load_weights(from, i));
+}
+
+void add_column(const float* w, float x, float* y) {
+  for (int i = 0; i < 64; i += 16) store(y + i, fma(load(w + i), set1(x), load(y + i)));
 }
 
 value_range largest_of(const float* y, const float* errors, float unit, int count) {
@@ -223,12 +225,17 @@ value_range largest_of(const float* y, const float* errors, float unit, int coun
   v16 low = least, high = least;
   v16 poison = set1(0);  // x * 0 is a NaN for what is not finite
   for (int i = 0; i < count; i += 16) {
-    const int end = count - i < 16 ? count - i : 16;
-    const v16 value = keep(load(y + i), 0, end, set1(0));
-    const v16 error = keep(load(errors + i) * set1(unit), 0, end, set1(0));
-    low = max(low, keep(value - error, 0, end, least));
-    high = max(high, keep(value + error, 0, end, least));
-    poison = fma(value + error, set1(0), poison);
+    const v16 value = load(y + i);
+    const v16 error = load(errors + i) * set1(unit);
+    v16 below = value - error, above = value + error, counted = above;
+    if (const int end = count - i; end < 16) {
+      counted = keep(above, 0, end, set1(0));
+      below = keep(below, 0, end, least);
+      above = keep(above, 0, end, least);
+    }
+    low = max(low, below);
+    high = max(high, above);
+    poison = fma(counted, set1(0), poison);
   }
   const float nothing = sum_lanes(poison);
   return {max_lanes(low) + nothing, max_lanes(high) + nothing};

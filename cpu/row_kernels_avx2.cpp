@@ -21,10 +21,10 @@ namespace {
 
 #include "cpu/attention.inl"
 
-constexpr row_kernels table{"avx2",       rms_norm,       layer_norm,     silu_gate,
-                            gelu_gate,    silu_gate_tile, gelu_gate_tile, gelu,
-                            softcap,      to_half,        to_bf16,        to_int8,
-                            scale_spread, add_column,     largest_of,     attend_with_floats};
+constexpr row_kernels table{
+    "avx2",         rms_norm,    layer_norm, silu_gate,  gelu_gate,         silu_gate_tile,
+    gelu_gate_tile, gelu,        softcap,    to_half,    to_bf16,           to_int8,
+    scale_spread,   read_column, add_column, largest_of, attend_with_floats};
 }  // namespace
 
 const row_kernels& row_kernels_avx2() noexcept {

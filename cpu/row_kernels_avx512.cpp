@@ -34,10 +34,10 @@ void attend(const attention_job& job) {
   attend_with_floats(job);
 }
 
-constexpr row_kernels table{"avx512",     rms_norm,       layer_norm,     silu_gate,
-                            gelu_gate,    silu_gate_tile, gelu_gate_tile, gelu,
-                            softcap,      to_half,        to_bf16,        to_int8,
-                            scale_spread, add_column,     largest_of,     attend};
+constexpr row_kernels table{"avx512",       rms_norm,       layer_norm,   silu_gate,   gelu_gate,
+                            silu_gate_tile, gelu_gate_tile, gelu,         softcap,     to_half,
+                            to_bf16,        to_int8,        scale_spread, read_column, add_column,
+                            largest_of,     attend};
 }  // namespace
 
 const row_kernels& row_kernels_avx512() noexcept {

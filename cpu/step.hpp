@@ -90,6 +90,11 @@ class step final : public model::ops {
     candidate leader;  // the best tile computed so far
   };
 
+  struct apart_columns {  // of a tile: the row before often has the same ones
+    int number[2] = {-1, -1};
+    float weights[2][tile_rows];
+  };
+
   std::size_t at(int row_index, int stride) const noexcept;
   const float* angles(int row_index, int rope) const noexcept;  // cosines, then sines
   void fill_angles(int row_index);
@@ -144,7 +149,7 @@ class step final : public model::ops {
   void set_apart(greedy_row& one, float* x) const noexcept;
   void set_greedy_inputs(int i, float* x, bool draft);
   int rows_of_tile(int tile) const noexcept;
-  void add_apart(int i, int tile, float* y) const noexcept;
+  void add_apart(int i, int tile, apart_columns& columns, float* y) const noexcept;
   value_range draft_range(int i, int tile, const float* y) const noexcept;
   value_range bounded_range(int i, int tile, const float* y) const noexcept;
   void find_ranges(int count, bool draft);

@@ -121,11 +121,16 @@ void step::set_greedy_inputs(int i, float* x, bool draft) {
   }
 }
 
-void step::add_apart(int i, int tile, float* y) const noexcept {
+void step::add_apart(int i, int tile, apart_columns& columns, float* y) const noexcept {
   if (!weights_->draft) return;
-  const linear& head = *weights_->head;
-  for (const auto& [column, value] : greedy_rows_[static_cast<std::size_t>(i)].apart) {
-    kernels_.add_column(head.column(tile, column), value, y);
+  const greedy_row& one = greedy_rows_[static_cast<std::size_t>(i)];
+  for (std::size_t n = 0; n < std::size(one.apart); ++n) {
+    const auto& [column, value] = one.apart[n];
+    if (columns.number[n] != column) {
+      columns.number[n] = column;
+      kernels_.read_column(weights_->head->column(tile, column), columns.weights[n]);
+    }
+    kernels_.add_column(columns.weights[n], value, y);
   }
 }
 
@@ -156,8 +161,9 @@ void step::find_ranges(int count, bool draft) {
   const linear& matrix = draft ? *weights_->draft : *weights_->head;
   each_tile(matrix, *weights_->layers.front().qkv, tile_inputs(*rough_), count,
             [&](int tile, int first, int end, float* y) {
+              apart_columns columns;
               for (int r = first; r < end; ++r, y += tile_rows) {
-                add_apart(r, tile, y);
+                add_apart(r, tile, columns, y);
                 tile_ranges_[at(r, matrix.tiles()) + static_cast<std::size_t>(tile)] =
                     draft ? draft_range(r, tile, y) : bounded_range(r, tile, y);
               }
