@@ -169,6 +169,7 @@ status step::begin(const model::micro_batch& batch) {
           {one.tokens[static_cast<std::size_t>(i)], one.position + i, static_cast<int>(s), i});
     }
   }
+  lone_blocks_ = blocks_.size() == batch.slices.size();
   list_pages();
   ask_for_pages(0);
   return {};

@@ -126,8 +126,9 @@ class step final : public model::ops {
                   const std::vector<float>& bias,
                   int thread);
   void shape_head(float* head, const std::vector<float>& norm, int layer, int row_index);
-  void finish_qkv(int row_index, int layer, int thread);
-  void append(int row_index, int layer, const float* keys, const float* values, int thread);
+  void finish_qkv(int row_index, int layer, int kv_head, int thread);
+  void append(
+      int row_index, int layer, int kv_head, const float* keys, const float* values, int thread);
   struct block {  // rows of one slice that share attention's loads
     int first = 0, count = 0;
   };
@@ -175,6 +176,7 @@ class step final : public model::ops {
   std::vector<row> rows_;
   std::vector<head_task> tasks_;
   std::vector<block> blocks_;
+  bool lone_blocks_ = false;      // one a slice
   std::vector<read_list> later_;  // one a thread: keys and values of its share of attention
   std::vector<int> rope_offset_;
   std::vector<float> x_, qkv_, attention_, hidden_, output_, logits_, angles_;

@@ -23,6 +23,22 @@ void rotate(float* head, const float* angles, int pairs, bool neighbours) {
   }
 }
 
+// In bf16, neighbouring keys are one word and go down a column of words.
+void place_pairs(const kv_layout& layout,
+                 std::byte* base,
+                 const std::uint16_t* keys,
+                 const std::uint16_t* values,
+                 int slot) {
+  const int dim = layout.head_dim;
+  std::byte* k = base + kv_key_index(layout.type, 0, slot) * 2;
+  constexpr int column = page_tokens * 4;
+  for (int d = 0; d + 1 < dim; d += 2, k += column) std::memcpy(k, keys + d, 4);
+  if (dim % 2 != 0) std::memcpy(k, keys + dim - 1, 2);
+  auto* const v = reinterpret_cast<std::uint16_t*>(base + kv_key_bytes(layout.type, dim)) +
+                  kv_value_index(layout.type, padded_dim(dim), 0, slot);
+  for (int d = 0; d < dim; ++d) v[2 * d] = values[d];
+}
+
 // Keys go down a column, values along a row: row_kernels.hpp.
 template <class Value>
 void place(
@@ -62,52 +78,59 @@ void step::shape_head(float* head, const std::vector<float>& norm, int layer, in
   rotate(head, angles(row_index, rope), static_cast<int>(pairs), shape().rope_neighbours);
 }
 
-void step::append(int row_index, int layer, const float* keys, const float* values, int thread) {
+// Keys and values of one head into its page.
+void step::append(
+    int row_index, int layer, int kv_head, const float* keys, const float* values, int thread) {
   const row& one = rows_[static_cast<std::size_t>(row_index)];
   const model::slice& owner = batch_->slices[static_cast<std::size_t>(one.slice)];
   const auto page = owner.pages[static_cast<std::size_t>(one.position / page_tokens)];
   const int slot = one.position % page_tokens;
   const int dim = shape().head_dim;
-  const int all = shape().kv_heads * dim;
   const kv_layout& layout = pool_.layout();
-  std::uint16_t* half = half_.data() + at(thread, sizes_.qkv);
+  std::byte* const base =
+      pool_.head_base(layer, kv_head) + pool_.page_stride() * static_cast<std::size_t>(page);
+  std::uint16_t* const half = half_.data() + at(thread, sizes_.qkv);
   int clamped = 0;
-  if (layout.type == kv_type::f16 || layout.type == kv_type::bf16) {
-    const auto narrow = layout.type == kv_type::f16 ? kernels_.to_half : kernels_.to_bf16;
-    clamped = narrow(keys, all, half) + narrow(values, all, half + all);
-  }
-  for (int head = 0; head < shape().kv_heads; ++head) {
-    std::byte* base =
-        pool_.head_base(layer, head) + pool_.page_stride() * static_cast<std::size_t>(page);
-    const int from = head * dim;
-    if (layout.type == kv_type::f32) {
-      place(layout, base, keys + from, values + from, slot);
-    } else if (layout.type == kv_type::int8) {
-      auto* const quants = reinterpret_cast<std::int8_t*>(half);
-      place_int8(layout, base, quants,
-                 {kernels_.to_int8(keys + from, dim, quants),
-                  kernels_.to_int8(values + from, dim, quants + dim)},
-                 slot);
-    } else {
-      place(layout, base, half + from, half + all + from, slot);
-    }
+  if (layout.type == kv_type::f32) {
+    place(layout, base, keys, values, slot);
+  } else if (layout.type == kv_type::int8) {
+    auto* const quants = reinterpret_cast<std::int8_t*>(half);
+    place_int8(layout, base, quants,
+               {kernels_.to_int8(keys, dim, quants), kernels_.to_int8(values, dim, quants + dim)},
+               slot);
+  } else {
+    const bool pairs = layout.type == kv_type::bf16;
+    const auto narrow = pairs ? kernels_.to_bf16 : kernels_.to_half;
+    clamped = narrow(keys, dim, half) + narrow(values, dim, half + dim);
+    pairs ? place_pairs(layout, base, half, half + dim, slot)
+          : place(layout, base, half, half + dim, slot);
   }
   if (clamped > 0 && kv_saturated_ != nullptr) {
     kv_saturated_->add(static_cast<std::uint64_t>(clamped));
   }
 }
 
-void step::finish_qkv(int row_index, int layer, int thread) {
+// Queries of one KV head, its keys and its values.
+void step::finish_qkv(int row_index, int layer, int kv_head, int thread) {
   const layer_weights& from = weights_->layers[static_cast<std::size_t>(layer)];
-  float* qkv = qkv_.data() + at(row_index, sizes_.qkv);
-  for (std::size_t i = 0; i < from.qkv_bias.size(); ++i) qkv[i] += from.qkv_bias[i];
   const int dim = shape().head_dim;
-  float* keys = qkv + shape().heads * dim;
-  for (int h = 0; h < shape().heads; ++h) shape_head(qkv + h * dim, from.q_norm, layer, row_index);
-  for (int h = 0; h < shape().kv_heads; ++h) {
-    shape_head(keys + h * dim, from.k_norm, layer, row_index);
-  }
-  append(row_index, layer, keys, keys + shape().kv_heads * dim, thread);
+  const int group = shape().heads / shape().kv_heads;
+  float* const qkv = qkv_.data() + at(row_index, sizes_.qkv);
+  const int queries = kv_head * group * dim;
+  const int keys = (shape().heads + kv_head) * dim;
+  const int values = keys + shape().kv_heads * dim;
+  const auto add_bias = [&](int first, int count) {
+    if (from.qkv_bias.empty()) return;
+    for (int i = first; i < first + count; ++i)
+      qkv[i] += from.qkv_bias[static_cast<std::size_t>(i)];
+  };
+  add_bias(queries, group * dim);
+  add_bias(keys, dim);
+  add_bias(values, dim);
+  for (int h = 0; h < group; ++h)
+    shape_head(qkv + queries + h * dim, from.q_norm, layer, row_index);
+  shape_head(qkv + keys, from.k_norm, layer, row_index);
+  append(row_index, layer, kv_head, qkv + keys, qkv + values, thread);
 }
 
 // Tiles that hold a row of the values' matrix.
@@ -130,7 +153,10 @@ void step::attention_input(int layer) {
       std::copy_n(y, tile_rows, qkv_.data() + at(r, sizes_.qkv) + tile * tile_rows);
     }
   });
-  each_row(count, [&](int row_index, int thread) { finish_qkv(row_index, layer, thread); });
+  if (lone_blocks_) return;  // attention() does the rest
+  each_row(count, [&](int row_index, int thread) {
+    for (int head = 0; head < shape().kv_heads; ++head) finish_qkv(row_index, layer, head, thread);
+  });
 }
 
 const page_id* step::pages_of(const block& rows) const noexcept {
@@ -217,11 +243,19 @@ void step::ask_for_pages(int layer) noexcept {
 }
 
 // A head after the other, so that blocks of one slice, and sequences that share a prefix, find its
-// pages in the caches: read once from memory. Late rows of a slice see most: they go first.
+// pages in the caches: read once from memory. Late rows of a slice see most: they go first. Where
+// no block reads what another one writes, each writes its own keys and values.
 void step::attention(int layer) {
   const int count = static_cast<int>(blocks_.size());
-  threads_.run(count * shape().kv_heads, [&](int ticket, int) {
-    attend_block(layer, count - 1 - ticket % count, ticket / count);
+  threads_.run(count * shape().kv_heads, [&](int ticket, int thread) {
+    const int index = count - 1 - ticket % count, head = ticket / count;
+    if (lone_blocks_) {
+      const block& rows = blocks_[static_cast<std::size_t>(index)];
+      for (int r = rows.first; r < rows.first + rows.count; ++r) {
+        finish_qkv(r, layer, head, thread);
+      }
+    }
+    attend_block(layer, index, head);
   });
   ask_for_pages(layer + 1);
 }
