@@ -32,17 +32,17 @@ class batcher_state : public batcher_actor::base {
         [this](const submit& message) {
           handled();
           book_.add(std::move(*message.request), clock_now());
-          advance();
+          turn();
         },
         [this](const cancel_request& message) {
           handled();
           book_.cancel(message.id, clock_now());
-          advance();
+          turn();
         },
         [this](const cancel_every_request&) {
           handled();
           book_.cancel_all(clock_now());
-          advance();
+          turn();
         },
         [this](const step_done& message) {
           handled();
@@ -53,7 +53,7 @@ class batcher_state : public batcher_actor::base {
           if (!plans_.ready(message.device)) here.staging.nobody(message.ended);
           here.staging.ended(message.result->step, message.ended);
           book_.complete(message.device, *message.result, clock_now());
-          advance();
+          turn();
         },
         [this](const executor_up& message) {
           handled();
@@ -62,7 +62,7 @@ class batcher_state : public batcher_actor::base {
           here.executor = message.executor;
           here.staging.set_flights(message.flights, parts_.chosen->scheduler.beside_rows_max);
           book_.executor_up(message.device, message.flights);
-          advance();
+          turn();
         },
         [this](const executor_lost& message) {
           handled();
@@ -73,15 +73,15 @@ class batcher_state : public batcher_actor::base {
             here.staging.lost();
             book_.executor_lost(message.device, clock_now(), message.ordered);
           }
-          advance();
+          turn();
         },
         [this](const staging_due&) {
           armed_.reset();
-          advance();
+          turn();
         },
         [this](const look_around&) {
           watching_ = false;
-          advance();
+          turn();
         },
     };
   }
@@ -95,6 +95,26 @@ class batcher_state : public batcher_actor::base {
   // CAF's clock: the steady one, and virtual time under a test's coordinator.
   time_point clock_now() { return clock().now(); }
   void handled() { parts_.metrics->mailbox_batcher.add(-1); }
+
+  void turn() {
+    advance();
+    if (parts_.chosen->stay_awake.count() > 0) look_out();
+  }
+
+  // Until the next message, for a while. A step that is due meanwhile needs no timer.
+  void look_out() {
+    auto until = clock_now() + parts_.chosen->stay_awake;
+    while (mailbox().empty()) {
+      const auto now = clock_now();
+      if (armed_ && *armed_ <= now) {
+        armed_.reset();
+        advance();
+        until = now + parts_.chosen->stay_awake;
+      } else if (now >= until) {
+        return;
+      }
+    }
+  }
 
   // The next step leaves before the events of the last one are handed out.
   void advance() {
@@ -134,6 +154,7 @@ class batcher_state : public batcher_actor::base {
   void call_at(time_point due, time_point now) {
     if (armed_ && *armed_ <= due) return;
     armed_ = due;
+    if (due - now < parts_.chosen->stay_awake) return;  // look_out() sees it
     delayed_send(this, std::min<time_point::duration>(due - now, timer_max), staging_due{});
   }
 
@@ -200,7 +221,7 @@ class batcher_state : public batcher_actor::base {
   scheduler::device_plans plans_;
   request_book book_;
   std::vector<seat> seats_;
-  std::optional<time_point> armed_;  // when a staging_due will come
+  std::optional<time_point> armed_;  // when a staging_due will come, or look_out() sees it
   std::uint64_t preemptions_ = 0, recovered_ = 0;
   int running_ = 0;
   bool watching_ = false;
@@ -209,6 +230,9 @@ class batcher_state : public batcher_actor::base {
 }  // namespace
 
 batcher_actor spawn_batcher(caf::actor_system& system, batcher_parts parts) {
+  if (parts.chosen->stay_awake.count() > 0) {
+    return system.spawn<batcher_state, caf::detached>(std::move(parts));
+  }
   return system.spawn<batcher_state>(std::move(parts));
 }
 

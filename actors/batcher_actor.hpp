@@ -17,8 +17,9 @@ struct batcher_parts {
   std::shared_ptr<std::atomic<bool>> hangs;  // set while a step takes longer than step_time_max
 };
 
-// The only place where requests wait. Event-based; wraps request_book over device_plans; keeps
-// the executors busy within their credits and sends each step's events straight to their sinks.
+// The only place where requests wait. Event-based, with a thread of its own when it stays awake;
+// wraps request_book over device_plans; keeps the executors busy within their credits and sends
+// each step's events straight to their sinks.
 batcher_actor spawn_batcher(caf::actor_system& system, batcher_parts parts);
 
 }  // namespace foretoken::actors

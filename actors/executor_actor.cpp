@@ -81,9 +81,17 @@ class executor_state : public executor_actor::base {
       waiting_.pop_front();
       if (!start(*free, next)) return;
     }
-    if (looking_ || !busy()) return;
+    if (looking_) return;
+    if (!busy()) return look_out();
     looking_ = true;
     send(this, look_at_flights{});
+  }
+
+  // Until the next message, for a while: waking this thread takes tens of microseconds.
+  void look_out() {
+    const auto until = clock().now() + parts_.stay_awake;
+    while (mailbox().empty() && clock().now() < until) {
+    }
   }
 
   // False: the device failed.

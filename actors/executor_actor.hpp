@@ -10,6 +10,7 @@ struct executor_parts {
   device_factory make_device;
   batcher_actor batcher;
   std::shared_ptr<counters> metrics;
+  std::chrono::milliseconds stay_awake{0};  // REQUIRES a thread of its own, if any
 };
 
 // One per device, on a thread of its own: makes the device when told, then takes micro-batches,

@@ -29,6 +29,7 @@ struct options {
   int requests_max = 1024;                        // accepted and not ended; more are refused
   int inline_tokenize_bytes = 2048;               // longer text goes to the tokenizer actor
   int worker_threads = 1;                         // CAF workers for the event-based actors
+  std::chrono::milliseconds stay_awake{0};        // batcher and executor, after a message
   std::chrono::milliseconds restart_backoff{10};  // doubles up to restart_backoff_max
   std::chrono::milliseconds restart_backoff_max{1000};
   int crashes_max = 3;  // executor deaths that a request causes, coming no further, before it fails

@@ -74,8 +74,9 @@ class supervisor_state : public supervisor_actor::base {
     child& here = child_of(device);
     const auto epoch = ++here.epoch;
     const auto& make = parts_.model->devices.at(static_cast<std::size_t>(device)).make;
-    here.executor = spawn_executor(*this, {device, epoch, make, parts_.batcher, parts_.metrics},
-                                   parts_.detached_executor);
+    here.executor = spawn_executor(
+        *this, {device, epoch, make, parts_.batcher, parts_.metrics, parts_.chosen->stay_awake},
+        parts_.detached_executor);
     request(here.executor, device_timeout, prepare_device{})
         .then([this, device, epoch](device_ready ready) { on_up(device, epoch, ready.flights); },
               [this, device, epoch](const caf::error& why) {  // other failures come as its death

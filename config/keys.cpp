@@ -168,6 +168,16 @@ void add_request_keys(std::vector<key>& out) {
 void add_actor_keys(std::vector<key>& out) {
   out.push_back(integer("actors.worker_threads", 1, 256, "Threads of the event-based actors.",
                         FORETOKEN_MEMBER(engine.worker_threads)));
+  out.push_back(duration("actors.stay_awake", 0, 1000,
+                         "How long the network's loop, the batcher and the executors look for more "
+                         "work before they sleep: waking a thread takes tens of microseconds. For "
+                         "a GPU on a machine with cores to spare; 0 = they sleep at once.",
+                         FORETOKEN_MEMBER(engine.stay_awake)));
+  const auto actors = out.back().set;  // the loop does the same
+  out.back().set = [actors](settings& all, const value& given) {
+    actors(all, given);
+    all.net.stay_awake = all.engine.stay_awake;
+  };
   out.push_back(integer("actors.inline_tokenize_bytes", 0, 1 << 24,
                         "Longer text goes to the tokenizer actor instead of the caller's thread.",
                         FORETOKEN_MEMBER(engine.inline_tokenize_bytes)));

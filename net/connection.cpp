@@ -83,6 +83,7 @@ void connection::on_read(uv_stream_t* stream, ssize_t count, const uv_buf_t* buf
     self.touch();
   }
   self.core_.settle();
+  self.core_.stay_awake();
 }
 
 void connection::feed(std::string_view bytes) {

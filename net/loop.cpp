@@ -94,6 +94,16 @@ void loop_core::forget(connection& gone) {
   std::replace(touched_.begin(), touched_.end(), &gone, static_cast<connection*>(nullptr));
 }
 
+void loop_core::stay_awake() {
+  if (bounds.stay_awake.count() == 0) return;
+  awake_until_ = std::chrono::steady_clock::now() + bounds.stay_awake;
+  lookout.data = this;
+  uv_idle_start(&lookout, [](uv_idle_t* handle) {
+    const auto& self = *static_cast<const loop_core*>(handle->data);
+    if (std::chrono::steady_clock::now() >= self.awake_until_) uv_idle_stop(handle);
+  });
+}
+
 void count_refusal(counters& into, const error& why) noexcept {
   (why.code == errc::exhausted ? into.rejected_overload : into.rejected_invalid).add();
 }

@@ -52,6 +52,7 @@ class loop_core {
   actors::engine& engine;
   const options bounds;
   uv_loop_t loop{};
+  uv_idle_t lookout{};  // while it is active the loop does not sleep
   std::shared_ptr<port> events;
   std::unordered_set<connection*> connections;
   std::string http_authority;  // "127.0.0.1:8080", as it stands in Host
@@ -72,10 +73,12 @@ class loop_core {
   void settle();                    // flush what was touched
   void dispatch();                  // hand out what engine threads delivered
   void forget(connection& gone);
+  void stay_awake();  // something was done: the loop looks for more before it sleeps
 
  private:
   std::unordered_map<request_id, event_handler*> handlers_;
   std::vector<connection*> touched_;
+  time_point awake_until_{};
 };
 
 // Counts a refusal under the right reason.

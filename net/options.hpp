@@ -53,6 +53,8 @@ struct options {
   std::chrono::milliseconds linger{2'000};        // wait for the peer to close after a final answer
   std::chrono::milliseconds stop_flush{2'000};    // stop() waits this long for output to leave
 
+  std::chrono::milliseconds stay_awake{0};  // the loop, after it did something
+
   int json_depth_max = 32;
   int json_values_max = 262'144;  // values in one document (a token-id prompt is one each)
 };

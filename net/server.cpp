@@ -44,6 +44,7 @@ struct server::state {
     core.loop.data = this;
     FORETOKEN_ASSERT(uv_async_init(&core.loop, &wake, on_wake) == 0);
     FORETOKEN_ASSERT(uv_timer_init(&core.loop, &ticker) == 0);
+    FORETOKEN_ASSERT(uv_idle_init(&core.loop, &core.lookout) == 0);
     core.events = std::make_shared<port>(wake);
     uv_timer_start(&ticker, on_tick, tick_milliseconds, tick_milliseconds);
     if (!core.bounds.http.empty()) {
@@ -61,6 +62,7 @@ struct server::state {
     auto& self = of(reinterpret_cast<uv_handle_t*>(handle));
     if (self.quiesce.load()) self.close_listeners();
     self.core.dispatch();
+    self.core.stay_awake();
     if (self.leave.load()) self.begin_stop();
   }
 
@@ -116,6 +118,7 @@ struct server::state {
     core.events->close();
     uv_close(reinterpret_cast<uv_handle_t*>(&wake), nullptr);
     uv_close(reinterpret_cast<uv_handle_t*>(&ticker), nullptr);
+    uv_close(reinterpret_cast<uv_handle_t*>(&core.lookout), nullptr);
   }
 
   // A server that could not bind: nothing runs yet, so this thread closes what was opened.

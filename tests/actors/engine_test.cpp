@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "actors/engine.hpp"
 
+#include <ctime>
 #include <limits>
 #include <map>
 #include <random>
@@ -190,6 +191,33 @@ TEST_CASE("engine: steps beside each other say the same, whichever ends first an
     for (const auto& [id, text] : all) CHECK(sink->text(id) == text);
     CHECK(sink->terminal() == 60);
     CHECK((*running)->stats().pages_used == 0);
+  }
+}
+
+TEST_CASE("engine: one that stays awake says the same, and sleeps when nobody asks") {
+  for (const int flights : {1, 3}) {
+    CAPTURE(flights);
+    options chosen;
+    chosen.restart_backoff = chosen.restart_backoff_max = 1ms;
+    chosen.stay_awake = 5ms;
+    auto running = actors::start(chosen, testing::fake_model_beside(flights, 512), nullptr);
+    REQUIRE(running);
+    auto sink = std::make_shared<testing::recorder>();
+    std::mt19937 random(4);
+    std::vector<std::pair<request_id, std::string>> all;
+    for (int i = 0; i < 40; ++i) {
+      const std::string prompt = "stream " + std::to_string(i);
+      all.emplace_back(*(*running)->submit(ask(prompt, 50), sink),
+                       testing::expected_text(prompt, 50));
+      if (i % 9 == 0) caf::anon_send(handles_of(**running).supervisor, restart_executor{});
+      std::this_thread::sleep_for(std::chrono::microseconds(random() % 3000));
+    }
+    REQUIRE(sink->wait(40));
+    for (const auto& [id, text] : all) CHECK(sink->text(id) == text);
+    std::this_thread::sleep_for(50ms);
+    const std::clock_t before = std::clock();
+    std::this_thread::sleep_for(200ms);
+    CHECK(std::clock() - before < CLOCKS_PER_SEC / 20);  // of all threads
   }
 }
 

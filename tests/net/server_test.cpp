@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
+#include <ctime>
 #include <thread>
 #include <vector>
 
@@ -246,6 +247,22 @@ TEST_CASE("server: a reader that does not read is cut and counted") {
   REQUIRE(it.engine.wait_accepted(1));
   CHECK(it.engine.wait_idle());
   CHECK(it.engine.metrics().slow_readers.value() == 1);
+}
+
+TEST_CASE("server: a loop that stays awake answers, and sleeps when nobody asks") {
+  net::options chosen;
+  chosen.stay_awake = std::chrono::milliseconds(5);
+  running_server it(chosen);
+  client peer(it.http());
+  for (int i = 0; i < 20; ++i) {
+    peer.send(post("/v1/completions", "{\"prompt\":\"hello\",\"max_tokens\":5}"));
+    CHECK(has(peer.answer(), "200 OK"));
+    std::this_thread::sleep_for(std::chrono::milliseconds(i));
+  }
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  const std::clock_t before = std::clock();
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  CHECK(std::clock() - before < CLOCKS_PER_SEC / 20);  // of all threads
 }
 
 TEST_CASE("server: slow headers get 408") {
