@@ -170,7 +170,8 @@ void load_run::send_due(clock::time_point now) {
       ++ended_;
       continue;
     }
-    const std::string number = chosen_.distinct ? std::to_string(index) + ". " : "";
+    // Of one width, so that all have as many tokens.
+    const std::string number = chosen_.distinct ? fmt::format("{:05}. ", index) : "";
     const std::string logprobs =
         chosen_.logprobs < 0 ? "" : fmt::format(",\"logprobs\":{}", chosen_.logprobs);
     at.out += fmt::format(
