@@ -64,7 +64,10 @@ class bench_step {
                        which_.size() * sizeof(gpu::logits_digest), cudaHostAllocMapped),
          "pinned");
   }
-  ~bench_step() { cudaFreeHost(digests_); }
+  ~bench_step() {
+    if (ready_ != nullptr) cudaGraphExecDestroy(ready_);
+    cudaFreeHost(digests_);
+  }
 
   double kv_bytes() const {
     const bench_shape& shape = model_.shape();
@@ -165,6 +168,10 @@ class bench_step {
     return {median(calls), median(wholes)};
   }
 
+  // Records the step; replays of steps on streams of their own run beside each other.
+  void prepare() { ready_ = record(all_parts); }
+  void replay() { must(cudaGraphLaunch(ready_, on_.stream), "replay"); }
+
   // Median microseconds of a replay among others.
   double time(unsigned parts, int replays) {
     cudaGraphExec_t const ready = record(parts);
@@ -212,6 +219,7 @@ class bench_step {
     return out;
   }
   const bench_model& model_;
+  cudaGraphExec_t ready_ = nullptr;
   int rows_, context_;
   int top_ = 1;
   gpu::launch_context on_;

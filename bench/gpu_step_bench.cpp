@@ -2,17 +2,20 @@
 // One step on a CUDA device, from the embedding to the sampled token in host memory: random weights
 // in a model's shape, every sequence at one context length, one graph a batch size.
 //
-//   gpu_step_bench [--form f16|w8|w4] [--smoke] [--decode|--prefill|--tiles|--chosen] [--rows N,..]
-//                  [--context N] [--prompt N] [--narrow] [shape ...]
+//   gpu_step_bench [--form f16|w8|w4] [--smoke] [--decode|--prefill|--tiles|--chosen|--beside]
+//                  [--rows N,..] [--context N] [--prompt N] [--narrow] [shape ...]
 //   shapes: smollm2 llama1b
 //
 // Decode: microseconds a step (median of the replays), tokens a second, the share of the floor of
 // bytes (weights once, keys and values once), and for a host that waits for each step: from the
 // launch to its end, and the call of launch. Prefill: prompts of 32 (--prompt) tokens, one
 // prediction each. Tiles: the products of prefill by each kernel that can do them; chosen: by the
-// usual ones. Narrow: without the kernels of the wide matrix instruction.
+// usual ones. Beside: steps of prefill on several streams at once. Narrow: without the kernels of
+// the wide matrix instruction.
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
+#include <memory>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -32,9 +35,10 @@ void print_parts(bench_step& one, const bench_shape& shape) {
 struct chosen_tables {
   bool decode = true, prefill = true, tiles = false, smoke = false;
   bool only_chosen = false;  // of the tiles' kernels
-  bool narrow = false;       // without the wide matrix instruction
-  std::vector<int> rows;     // empty = the table's own
-  int context = 0;           // of decode; 0 = all
+  bool beside = false;
+  bool narrow = false;    // without the wide matrix instruction
+  std::vector<int> rows;  // empty = the table's own
+  int context = 0;        // of decode; 0 = all
   int prompt_tokens = 32;
   bool wants(int n) const {
     return rows.empty() || std::find(rows.begin(), rows.end(), n) != rows.end();
@@ -139,6 +143,54 @@ void run_tiles(const bench_model& made, gpu::launch_context on, const chosen_tab
   }
 }
 
+// Microseconds until each of `count` steps on streams of their own is done, one after the other on
+// each stream.
+double time_beside(const bench_model& made,
+                   gpu::launch_context on,
+                   int count,
+                   int prompts,
+                   const chosen_tables& chosen) {
+  const int tokens = chosen.prompt_tokens;
+  std::vector<cudaStream_t> streams(static_cast<std::size_t>(count));
+  std::vector<std::unique_ptr<bench_step>> steps;
+  for (cudaStream_t& each : streams) {
+    must(cudaStreamCreateWithFlags(&each, cudaStreamNonBlocking), "stream");
+    on.stream = each;
+    steps.push_back(std::make_unique<bench_step>(made, prompts, tokens, tokens, on));
+    steps.back()->wants(12);
+    steps.back()->prepare();
+  }
+  const int turns = chosen.smoke ? 2 : 60;
+  const auto run = [&] {
+    const auto begun = std::chrono::steady_clock::now();
+    for (int i = 0; i < turns; ++i) {
+      for (auto& each : steps) each->replay();
+    }
+    must(cudaDeviceSynchronize(), "steps");
+    const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - begun;
+    return took.count() / turns;
+  };
+  run();
+  const double us = std::min(run(), run());
+  steps.clear();
+  for (const cudaStream_t each : streams) cudaStreamDestroy(each);
+  return us;
+}
+
+void run_beside(const bench_model& made, gpu::launch_context on, const chosen_tables& chosen) {
+  std::printf("us until each of 1, 2, 3, 4 steps beside each other is done\n");
+  for (const int prompts : {1, 2, 3, 4}) {
+    if (chosen.smoke && prompts > 1) continue;
+    if (!chosen.wants(prompts * chosen.prompt_tokens)) continue;
+    std::printf("%4d", prompts * chosen.prompt_tokens);
+    for (const int count : {1, 2, 3, 4}) {
+      std::printf(" %9.1f", time_beside(made, on, count, prompts, chosen));
+    }
+    std::printf("\n");
+    std::fflush(stdout);
+  }
+}
+
 std::vector<int> numbers_of(const std::string& text) {
   std::vector<int> out;
   std::stringstream words(text);
@@ -159,6 +211,7 @@ void run_shape(const bench_shape& shape,
   if (chosen.decode) run_decode(made, on, rate, chosen);
   if (chosen.prefill) run_prefill(made, on, chosen);
   if (chosen.tiles) run_tiles(made, on, chosen);
+  if (chosen.beside) run_beside(made, on, chosen);
 }
 
 }  // namespace
@@ -188,6 +241,9 @@ int main(int count, char** arguments) {
     } else if (word == "--chosen") {
       chosen.decode = chosen.prefill = false;
       chosen.tiles = chosen.only_chosen = true;
+    } else if (word == "--beside") {
+      chosen.decode = chosen.prefill = false;
+      chosen.beside = true;
     } else if (word == "--narrow") {
       chosen.narrow = true;
     } else if (word == "--rows" && i + 1 < count) {
