@@ -127,9 +127,8 @@ inline product_tile tile_for(const launch_context& on, int tiles, int rows) {
 
 template <weight_form Form, class Epilogue>
 status launch_many(const launch_context& on, const linear_job& job, const Epilogue& epilogue) {
-  const bool any = on.tile == product_tile::chosen;
-  if (const product_tile wide = any ? wide_tile_for<Form>(on, job) : on.tile; is_wide(wide)) {
-    if (can_wide(on, wide, job)) return launch_wide<Form>(on, wide, job, epilogue);
+  if (is_wide(on.tile) && can_wide(on, on.tile, job)) {
+    return launch_wide<Form>(on, on.tile, job, epilogue);
   }
   const bool named =
       on.tile != product_tile::chosen && shared_bytes_of(on.tile) <= on.shared_bytes_max;
@@ -157,6 +156,9 @@ status launch_form(const launch_context& on, const linear_job& job, const Epilog
   shallow.rounds = resident_ring<Form, 1, 2>::shallow;
   if (rows <= 8 && resident_bytes<Form, 1, 2>(shallow) <= on.shared_bytes_max) {
     return launch_few<Form, 1>(on, job, epilogue);
+  }
+  if (const product_tile wide = wide_tile_for<Form>(on, job); is_wide(wide)) {
+    return launch_wide<Form>(on, wide, job, epilogue);
   }
   if (rows <= 16 && resident_bytes<Form, 2, 2>(shallow) <= on.shared_bytes_max) {
     return launch_few<Form, 2>(on, job, epilogue);

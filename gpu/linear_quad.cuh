@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// The product for some hundred rows, by the wide matrix instruction: a block of four warpgroups has
-// 64 n and `Rows` rows, each warpgroup one segment of K, all of it in shared memory; their sums
-// meet there, and all sixteen warps finish. linear_split.cuh without the cluster, for K that fits.
-// 2 N K M operations; a block of 64 n and 32 rows of K = 576 reads 110 KB for 1.2 million products.
+// The product for ten to some hundred rows, by the wide matrix instruction: a block of four
+// warpgroups has 64 n and `Rows` rows, each warpgroup one segment of K, all of it in shared memory;
+// their sums meet there, and all sixteen warps finish. linear_split.cuh without the cluster, for K
+// that fits. 2 N K M operations; a block of 64 n and 32 rows of K = 576 reads 110 KB for 1.2
+// million products.
 
 #include "gpu/linear_split.cuh"
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// The product for some hundred rows, by the wide matrix instruction: a cluster of four blocks has
-// 64 n and `Rows` rows, each block one segment of K, whole in its shared memory. Their sums meet
-// in the block that finishes a fourth of the rows. One multiplication in a row of a few hundred
-// instructions: what it reads arrives at once, and what follows it is read meanwhile.
-// 2 N K M operations; a block of 64 n and 64 rows of K = 576 reads 36 KB for 589,824 products.
+// The product for ten to some hundred rows, by the wide matrix instruction: a cluster of four
+// blocks has 64 n and `Rows` rows, each block one segment of K, whole in its shared memory. Their
+// sums meet in the block that finishes a fourth of the rows. One multiplication in a row of a few
+// hundred instructions: what it reads arrives at once, and what follows it is read meanwhile. 2 N K
+// M operations; a block of 64 n and 64 rows of K = 576 reads 36 KB for 589,824 products.
 
 #include "gpu/block_cluster.cuh"
 #include "gpu/linear.cuh"

@@ -105,12 +105,12 @@ product_tile wide_tile_for(const launch_context& on, const linear_job& job) {
   using enum product_tile;
   constexpr bool quantised = Form != weight_form::f16;
   constexpr int any = 1 << 30;
-  constexpr candidate candidates[] = {{quad_64x32, 4, 32, 1, 0, 100, 33},
-                                      {quad_64x64, 4, 64, 1, 0, 100, 33},
-                                      {quad_64x96, 4, 96, 1, 0, 100, 33},
-                                      {quad_64x64, 4, 64, 1, 0, 200, 33},
-                                      {split_64x32, 4, 32, 4, 0, 110, 33},
-                                      {split_64x64, 4, 64, 4, 0, 110, 33},
+  constexpr candidate candidates[] = {{quad_64x32, 4, 32, 1, 0, 100, 1},
+                                      {quad_64x64, 4, 64, 1, 0, 100, 1},
+                                      {quad_64x96, 4, 96, 1, 0, 100, 1},
+                                      {quad_64x64, 4, 64, 1, 0, 200, 1},
+                                      {split_64x32, 4, 32, 4, 0, 110, 1},
+                                      {split_64x64, 4, 64, 4, 0, 110, 1},
                                       {wide_128x64, 8, 64, 1, quantised ? any : 90, any, 384},
                                       {wide_128x128, 8, 128, 1, quantised ? 60 : any, any, 1024}};
   for (const candidate& each : candidates) {
