@@ -162,7 +162,6 @@ template <int HeadDim, bool Capped, kv_form Form>
 FORETOKEN_KERNEL(attention_threads, HeadDim <= 64 ? 2 : 1)
 attend(const attention_job job) {
   const attention_arguments& given = job.given;
-  release_successor();
   const tile_range range = range_of(given, block_z());
   const int chunk = thread_index() / 32;
   const bool has_chunk = chunk >= range.first_chunk && chunk < range.end_chunk;
@@ -173,6 +172,7 @@ attend(const attention_job job) {
     if (job.prefetch) prefetch_chunk(given, at);
   }
   wait_for_predecessor();
+  release_successor();
   if (range.idle()) return;
   if (has_chunk) attend_chunk<HeadDim, Capped, Form>(job, at, chunk);
   block_sync();
@@ -190,12 +190,12 @@ attend(const attention_job job) {
 template <int HeadDim, bool Capped, kv_form Form>
 FORETOKEN_KERNEL(attention_threads, HeadDim <= 64 ? 2 : 1)
 attend_short(const attention_job job) {
-  release_successor();
   const int slot = thread_index() / 32;
   const tile_range range = range_of(job.given, block_z() * block_chunks + slot);
   chunk_place at;
   if (!range.idle()) locate(job, range.tile, range.first_position, 0, at);
   wait_for_predecessor();
+  release_successor();
   if (range.idle()) return;
   attend_chunk<HeadDim, Capped, Form>(job, at, slot);
   warp_sync();

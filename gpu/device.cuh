@@ -191,7 +191,9 @@ FORETOKEN_DEVICE void device_fence() {
 }
 
 // Programmatic dependent launch: what comes before wait may touch nothing that an earlier kernel of
-// the chain writes; release lets the successor start its own first part.
+// the chain writes; release lets the successor start its own first part. Kernels release once they
+// have waited: released before, blocks of several kernels ahead take the shared memory (a step of
+// 32 rows of SmolLM2 554 us instead of 532, H200, 2026-11-30).
 FORETOKEN_DEVICE void wait_for_predecessor() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

@@ -49,10 +49,10 @@ linear_quad(const linear_job job, const Epilogue epilogue) {
   auto* const scales = reinterpret_cast<float*>(shared_memory() + at.scale_at());
 
   copy_segment<Form>(job, tile, steps, segment, weights);
-  release_successor();
   held_items<each, Epilogue> items(job, tile, first_row, segment * each);
   items.before_wait(epilogue);
   wait_for_predecessor();
+  release_successor();
   stage_atoms<Rows>(job.input, first_row, steps, segment, atoms);
   row_scales<Rows, quad_threads> row_scale;
   row_scale.load(job.input, first_row);

@@ -101,7 +101,6 @@ linear_resident(const linear_job job, const Epilogue epilogue) {
                             segment * steps, tiles, stride, first_base + slot};
   FORETOKEN_UNROLL_BY(1)
   for (int i = 0; i < rounds; ++i) weights.copy_round();
-  release_successor();
   const auto item_at = [&](int i, int base) {
     return item_of<ColumnTiles>(job, thread_index() / 8 + i * (threads / 8), base, first_row);
   };
@@ -120,6 +119,7 @@ linear_resident(const linear_job job, const Epilogue epilogue) {
   };
   keep_early(first_base);
   wait_for_predecessor();
+  release_successor();
   stage_rows(job.input, at, first_row, threads);
   row_scales<8 * ColumnTiles, threads> row_scale;
   row_scale.load(job.input, first_row);

@@ -156,11 +156,11 @@ linear_split(const linear_job job, const Epilogue epilogue) {
   auto* const scales = reinterpret_cast<float*>(shared_memory() + at.scale_at());
 
   copy_segment<Form>(job, tile, steps, segment, weights);
-  release_successor();
   cluster_arrive();
   held_items<2 * columns, Epilogue> items(job, tile, own_row);
   items.before_wait(epilogue);
   wait_for_predecessor();
+  release_successor();
   stage_atoms<Rows>(job.input, first_row, steps, segment, shared_memory());
   row_scales<8 * columns, split_threads> row_scale;
   row_scale.load(job.input, own_row);

@@ -110,8 +110,8 @@ linear_streamed(const linear_job job, const Epilogue epilogue) {
   };
   FORETOKEN_UNROLL_BY(1)
   for (int i = 0; i < Stages - 1 && i < rounds; ++i) copy_weights(i);
-  release_successor();
   wait_for_predecessor();
+  release_successor();
   FORETOKEN_UNROLL_BY(1)
   for (int i = 0; i < Stages - 1; ++i) {
     if (i < rounds) rows.copy(i, i);

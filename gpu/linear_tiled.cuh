@@ -211,8 +211,8 @@ linear_tiled(const linear_job job, const Epilogue epilogue) {
 
   FORETOKEN_UNROLL_BY(1)
   for (int i = 0; i < Shape::stages - 1 && i < rounds; ++i) copies.weights(i);
-  release_successor();
   wait_for_predecessor();
+  release_successor();
   FORETOKEN_UNROLL_BY(1)
   for (int i = 0; i < Shape::stages - 1; ++i) {
     if (i < rounds) copies.rows(i);

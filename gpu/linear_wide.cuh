@@ -175,8 +175,8 @@ linear_wide(const linear_job job, const Epilogue epilogue) {
 
   FORETOKEN_UNROLL_BY(1)
   for (int i = 0; i < Shape::ahead && i < rounds; ++i) copies.weights(i, i);
-  release_successor();
   wait_for_predecessor();
+  release_successor();
   FORETOKEN_UNROLL_BY(1)
   for (int i = 0; i < Shape::ahead; ++i) {
     if (i < rounds) copies.rows(i, i);

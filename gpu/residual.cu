@@ -61,8 +61,8 @@ FORETOKEN_KERNEL(post_warps * 32, 1) add_post_norm(const post_norm_job job) {
   const int lane = thread_index() % 32;
   const int row = block_x() * post_warps + thread_index() / 32;
   const int width = job.to.width;
-  release_successor();
   wait_for_predecessor();
+  release_successor();
   if (row < job.rows) {
     const float* y = job.y + wide(row) * wide(width);
     const float* x = job.to.x + wide(row) * wide(width);

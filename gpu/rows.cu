@@ -62,8 +62,8 @@ constexpr int layer_norm_rows = 4;
 FORETOKEN_KERNEL(layer_norm_rows * 32, 1) layer_norm_rows_kernel(const layer_norm_job job) {
   const int lane = thread_index() % 32;
   const int row = block_x() * layer_norm_rows + thread_index() / 32;
-  release_successor();
   wait_for_predecessor();
+  release_successor();
   if (row < job.rows) {
     const float* x = job.x + wide(row) * wide(job.width);
     const float mean = row_mean(x, job.width, lane);
