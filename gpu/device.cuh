@@ -89,6 +89,12 @@ FORETOKEN_DEVICE float shuffle_xor(float value, int mask) {
 FORETOKEN_DEVICE std::uint32_t shuffle_xor(std::uint32_t value, int mask) {
   return __shfl_xor_sync(0xFFFFFFFFu, value, mask);
 }
+FORETOKEN_DEVICE std::uint32_t warp_largest(std::uint32_t value) {
+  return __reduce_max_sync(0xFFFFFFFFu, value);
+}
+FORETOKEN_DEVICE std::uint32_t warp_least(std::uint32_t value) {
+  return __reduce_min_sync(0xFFFFFFFFu, value);
+}
 
 FORETOKEN_DEVICE std::uint32_t float_bits(float x) {
   return __float_as_uint(x);
@@ -292,6 +298,16 @@ inline std::uint32_t shuffle_xor(std::uint32_t value, int mask FORETOKEN_PLACE) 
 }
 inline float shuffle_xor(float value, int mask FORETOKEN_PLACE) {
   return bits_float(shuffle_xor(float_bits(value), mask, here));
+}
+inline std::uint32_t warp_largest(std::uint32_t value FORETOKEN_PLACE) {
+  for (int mask = 16; mask > 0; mask /= 2) {
+    const std::uint32_t other = shuffle_xor(value, mask, here);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+inline std::uint32_t warp_least(std::uint32_t value FORETOKEN_PLACE) {
+  return ~warp_largest(~value, here);
 }
 inline void mma(float (&d)[4],
                 const std::uint32_t (&a)[4],

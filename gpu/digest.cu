@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Of every row of logits: log sum exp and the best few, ties to the lower id.
 //
-// Parts of 1,024 logits: a block finds its largest, the sum of exp(v - largest) and its best, one
-// round of comparisons each. A block a row merges the parts, whose lists are sorted: with few rows
-// the last of the row's blocks, else one of a second launch. The last of all rows tells the host,
-// where one waits. Orders are fixed: thread, warp tree, warps
-// ascending, parts in lane order. Bytes: 4 vocabulary a row, once.
+// Parts of 1,024 logits: a block finds its largest, the sum of exp(v - largest) and its best: each
+// warp a sorted list, one round of comparisons an entry; one warp merges the lists. So does a warp
+// with the parts of a row: with few rows in the last of the row's blocks, else in a second launch.
+// The last of all rows tells the host, where one waits. Sums have fixed orders: thread, warp tree,
+// warps ascending, parts in lane order. Bytes: 4 vocabulary a row, once.
 
 #include "gpu/arrival.cuh"
 #include "gpu/launch.cuh"
@@ -18,6 +18,7 @@ constexpr int part_logits = 1024;
 constexpr int digest_threads = 256;
 constexpr int each = part_logits / digest_threads;
 constexpr int digest_warps = digest_threads / 32;
+constexpr int digest_floats = 2 * digest_warps * 4;  // bytes: two values a warp
 // Rows up to which the parts' own launch merges them: a fence and a counter a block cost less than
 // a launch then (head and digest of SmolLM2 at 8 rows 38.8 -> 37.2 us, at 64 55.8 -> 61.9; H100,
 // 2026-11-24).
@@ -74,37 +75,61 @@ FORETOKEN_DEVICE bool better(const candidate& a, const candidate& b) {
   return a.order > b.order || (a.order == b.order && a.id < b.id);
 }
 
-FORETOKEN_DEVICE candidate warp_best(candidate mine) {
-  FORETOKEN_UNROLL
-  for (int mask = 16; mask > 0; mask /= 2) {
-    const candidate other{
-        shuffle_xor(mine.order, mask),
-        static_cast<std::int32_t>(shuffle_xor(static_cast<std::uint32_t>(mine.id), mask))};
-    if (better(other, mine)) mine = other;
-  }
-  return mine;
+// The best of the warp, in every lane.
+FORETOKEN_DEVICE candidate warp_best(const candidate& mine) {
+  const std::uint32_t order = warp_largest(mine.id >= 0 ? mine.order : 0);
+  const bool among = mine.id >= 0 && mine.order == order;
+  const std::uint32_t id = warp_least(among ? static_cast<std::uint32_t>(mine.id) : 0xFFFFFFFFu);
+  return {order, static_cast<std::int32_t>(id)};
 }
 
-// The best of the block, in every thread. `scratch` has room for two rounds' warps, taken in turns.
-FORETOKEN_DEVICE candidate block_best(candidate mine, candidate* scratch, int round) {
-  candidate* const here = scratch + round % 2 * digest_warps;
-  mine = warp_best(mine);
-  if (thread_index() % 32 == 0) here[thread_index() / 32] = mine;
-  block_sync();
-  candidate best = here[0];
-  for (int w = 1; w < digest_warps; ++w) {
-    if (better(here[w], best)) best = here[w];
-  }
-  return best;
+// Lists of `top` candidates, best first, one behind the other, and how many of each are taken.
+struct sorted_lists {
+  candidate* all;
+  unsigned char* taken;
+  int count, top;
+  FORETOKEN_DEVICE sorted_lists(int lists, int size)
+      : all(reinterpret_cast<candidate*>(shared_memory() + digest_floats)),
+        taken(reinterpret_cast<unsigned char*>(all + wide(lists) * wide(size))),
+        count(lists),
+        top(size) {}
+};
+constexpr int lists_bytes(int lists, int top) {
+  return lists * (top * static_cast<int>(sizeof(candidate)) + 1);
 }
 
-constexpr int digest_shared = 2 * digest_warps * static_cast<int>(sizeof(candidate)) +
-                              2 * digest_warps * static_cast<int>(sizeof(float));
+// The best `top` of all lists, by one warp. A lane looks after every 32nd list; only the lane whose
+// candidate was the best looks for another one.
+template <class Take>
+FORETOKEN_DEVICE void merge_lists(const sorted_lists& lists, Take take) {
+  const int lane = thread_index() % 32;
+  for (int l = lane; l < lists.count; l += 32) lists.taken[l] = 0;
+  candidate mine{};
+  int from = 0;
+  const auto look = [&] {
+    mine = {0, -1};
+    for (int l = lane; l < lists.count; l += 32) {
+      if (lists.taken[l] == lists.top) continue;
+      const candidate here = lists.all[wide(l) * wide(lists.top) + lists.taken[l]];
+      if (!better(here, mine)) continue;
+      mine = here;
+      from = l;
+    }
+  };
+  look();
+  for (int round = 0; round < lists.top; ++round) {
+    const candidate best = warp_best(mine);
+    take(round, best);
+    if (mine.id >= 0 && mine.id == best.id) {
+      ++lists.taken[from];
+      look();
+    }
+  }
+}
 
 // A block's part of its row.
 FORETOKEN_DEVICE void digest_part(const digest_job& job, int row) {
-  auto* const scratch = reinterpret_cast<candidate*>(shared_memory());
-  auto* const floats = reinterpret_cast<float*>(scratch + 2 * digest_warps);
+  auto* const floats = reinterpret_cast<float*>(shared_memory());
   const int first = block_x() * part_logits;
   const float* const logits = job.given.logits + wide(row) * wide(job.given.stride);
   candidate mine[each];
@@ -145,21 +170,26 @@ FORETOKEN_DEVICE void digest_part(const digest_job& job, int row) {
     for (int w = 0; w < digest_warps; ++w) sum += floats[w];
     job.heads(row)[block_x()] = {largest, sum, broken > 0 ? 0u : 1u, 0u};
   }
-  for (int round = 0; round < job.given.top; ++round) {
+  const int top = job.given.top;
+  const sorted_lists lists(digest_warps, top);
+  for (int round = 0; round < top; ++round) {
     candidate best{0, -1};
     FORETOKEN_UNROLL
     for (int i = 0; i < each; ++i) {
       if (better(mine[i], best)) best = mine[i];
     }
-    best = block_best(best, scratch, round);
+    best = warp_best(best);
     FORETOKEN_UNROLL
     for (int i = 0; i < each; ++i) {
       if (mine[i].id == best.id) mine[i].id = -1;
     }
-    if (thread_index() == 0) {
-      job.candidates(row)[block_x() * job.given.top + round] = best;
-    }
+    if (thread_index() % 32 == 0) lists.all[warp * top + round] = best;
   }
+  block_sync();
+  if (warp > 0) return;
+  merge_lists(lists, [&](int round, const candidate& best) {
+    if (thread_index() == 0) job.candidates(row)[block_x() * top + round] = best;
+  });
 }
 
 // A row's part that another block wrote.
@@ -212,48 +242,28 @@ FORETOKEN_DEVICE void merge_sums(const digest_job& job,
 
 // All parts of a row are there.
 FORETOKEN_DEVICE void merge_parts(const digest_job& job, int row) {
-  auto* const scratch = reinterpret_cast<candidate*>(shared_memory());
   const int top = job.given.top;
   const auto* const candidates = reinterpret_cast<const u32x2*>(job.candidates(row));
-  auto* const lists = reinterpret_cast<candidate*>(shared_memory() + digest_shared);
+  const sorted_lists lists(job.parts, top);
   const part_head* const heads = job.heads(row);
   const held_heads held(heads, thread_index() < 32 ? job.parts : 0);
   for (int i = thread_index(); i < job.parts * top; i += digest_threads) {
     const u32x2 v = load_shared_device(candidates + i);
-    lists[i] = {v.x, static_cast<std::int32_t>(v.y)};
+    lists.all[i] = {v.x, static_cast<std::int32_t>(v.y)};
   }
+  block_sync();
+  if (thread_index() >= 32) return;
   logits_digest& out = job.given.digests[row];
   bool finite = true;
-  if (thread_index() < 32) merge_sums(job, heads, held, out, finite);
-  block_sync();
-  // A thread looks after part t of every 256; its lists are short, so it walks them all.
-  int taken = 0;  // of the thread's own list (parts beyond the first 256 are read in full)
-  candidate before{0xFFFFFFFFu, -1};
-  for (int round = 0; round < top; ++round) {
-    candidate best{0, -1};
-    for (int p = thread_index(); p < job.parts; p += digest_threads) {
-      const bool own = p == thread_index();
-      for (int i = own ? taken : 0; i < top; ++i) {
-        const candidate here = lists[wide(p) * wide(top) + wide(i)];
-        if (here.id < 0) break;
-        if (round > 0 && !better(before, here)) {
-          if (own) taken = i + 1;
-          continue;
-        }
-        if (better(here, best)) best = here;
-        break;
-      }
-    }
-    best = block_best(best, scratch, round);
-    before = best;
-    if (thread_index() == 0) {
-      const bool there = finite && best.id >= 0;
-      if (round == 0 || there) out.count = there ? round + 1 : 0;
-      out.id[round] = there ? best.id : -1;
-      out.logit[round] = there ? from_ordered(best.order) : 0.0f;
-      if (round == 0 && job.given.token != nullptr) job.given.token[row] = there ? best.id : 0;
-    }
-  }
+  merge_sums(job, heads, held, out, finite);
+  merge_lists(lists, [&](int round, const candidate& best) {
+    if (thread_index() != 0) return;
+    const bool there = finite && best.id >= 0;
+    if (round == 0 || there) out.count = there ? round + 1 : 0;
+    out.id[round] = there ? best.id : -1;
+    out.logit[round] = there ? from_ordered(best.order) : 0.0f;
+    if (round == 0 && job.given.token != nullptr) job.given.token[row] = there ? best.id : 0;
+  });
 }
 
 // All parts of the row; in the block's shared memory there is room for their lists.
@@ -297,14 +307,14 @@ status launch_digest(const launch_context& on, const digest_arguments& given) {
   if (given.top < 1 || given.top > digest_top) return invalid("top", "out of range");
   const digest_job job{given, (given.vocabulary + part_logits - 1) / part_logits,
                        given.rows <= merge_rows_max};
-  const int lists = job.parts * given.top * static_cast<int>(sizeof(candidate));
-  const int shared = digest_shared + lists;
+  const int part = digest_floats + lists_bytes(digest_warps, given.top);
+  const int row = digest_floats + lists_bytes(job.parts, given.top);
   FORETOKEN_TRY(launch(on, digest_parts, {job.parts, given.rows, 1}, digest_threads,
-                       job.merges ? shared : digest_shared, job));
+                       job.merges && row > part ? row : part, job));
   if (job.merges) return {};
   launch_context next = on;
   next.dependent = true;
-  return launch(next, digest_rows, {given.rows, 1, 1}, digest_threads, shared, job);
+  return launch(next, digest_rows, {given.rows, 1, 1}, digest_threads, row, job);
 }
 
 }  // namespace foretoken::gpu

@@ -166,8 +166,8 @@ TEST_CASE("digest: best few in order, log sum exp, broken rows named") {
   random_source random(8);
   constexpr int top = 5;
   // A row's parts are merged in one launch or in two, by the number of rows.
-  for (const auto& [vocabulary, rows] :
-       {std::pair{3, 4}, std::pair{1000, 4}, std::pair{2500, 4}, std::pair{2500, 11}}) {
+  for (const auto& [vocabulary, rows] : {std::pair{3, 4}, std::pair{1000, 4}, std::pair{2500, 4},
+                                         std::pair{2500, 11}, std::pair{35000, 4}}) {
     const int stride = vocabulary + 13;
     auto logits = random.normals(at(rows * stride), 5);
     logits[at(stride + 1)] = logits[at(stride)];  // a tie
