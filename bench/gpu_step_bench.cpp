@@ -211,7 +211,7 @@ void run_shape(const bench_shape& shape,
   if (chosen.decode) run_decode(made, on, rate, chosen);
   if (chosen.prefill) run_prefill(made, on, chosen);
   if (chosen.tiles) run_tiles(made, on, chosen);
-  if (chosen.beside) run_beside(made, on, chosen);
+  if (chosen.beside || chosen.smoke) run_beside(made, on, chosen);
 }
 
 }  // namespace
