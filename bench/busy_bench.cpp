@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Decode while one other process keeps a core busy, beside the quiet throughput of the same minute:
-// tickets, not halves, so that a thread that was put to sleep holds up one ticket only. Quiet and
-// busy turns alternate; the median share counts. Aim: 45 % at one stream and at eight.
+// tickets, not halves, so that a thread that was put to sleep holds up one ticket only, and fewer
+// threads when that happens all the time. Quiet and busy turns alternate, so a turn has the time
+// in which the pool learns of the other; the median share counts. Aim: 45 % at one stream and at
+// eight.
 //   busy_bench [--model PATH] [--precision exact|fast] [--threads N] [--isa NAME] [--smoke]
 
 #include <signal.h>

@@ -20,9 +20,10 @@ constexpr milliseconds patience_most{1000};
 
 // Beside one competitor on two cores (EPYC, 2026-11-30) the two threads waited 37 and 48 % of their
 // time and gave 43 % of the quiet rate; one thread waits for nothing and gives 65. On a quiet
-// machine they wait 1 or 2 %.
+// machine they wait 1 or 2 %, in a server with 64 clients on the same two cores up to 30,
+// seldom 40.
 double bearable_share(int width) noexcept {
-  return std::max(0.15, 0.75 / width);
+  return std::max(0.15, 0.8 / width);
 }
 
 }  // namespace

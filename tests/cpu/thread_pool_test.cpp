@@ -79,5 +79,33 @@ TEST_CASE("thread_pool: more threads than cores still finish") {
   CHECK(sum == 300LL * 64 * 63 / 2);
 }
 
+// Long enough for threads to rest and to be recalled, where the system tells who waits.
+TEST_CASE("thread_pool: beside other programs every ticket still runs once") {
+  thread_pool pool(4);
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> competitors;
+  for (int i = 0; i < 2; ++i) {
+    competitors.emplace_back([&] {
+      while (!stop.load(std::memory_order_relaxed)) {
+      }
+    });
+  }
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(600);
+  bool every_once = true, within = true;
+  while (std::chrono::steady_clock::now() < end) {
+    std::vector<int> runs(24, 0);  // plain: the phase end orders them
+    pool.run(24, [&](int ticket, int thread) {
+      for (int i = 0; i < 2000; ++i) asm volatile("" : "+r"(i));
+      runs[static_cast<std::size_t>(ticket)] += thread >= 0 && thread < 4 ? 1 : 100;
+    });
+    for (const int count : runs) every_once = every_once && count == 1;
+    within = within && pool.threads() >= 1 && pool.threads() <= 4;
+  }
+  stop.store(true);
+  for (std::thread& one : competitors) one.join();
+  CHECK(every_once);
+  CHECK(within);
+}
+
 }  // namespace
 }  // namespace foretoken::cpu
