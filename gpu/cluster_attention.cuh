@@ -81,6 +81,47 @@ FORETOKEN_DEVICE void load_values(
   }
 }
 
+// Where a thread's lines of the block's first span are in every layer, worked out once: in 16 bytes
+// from the start of the layer.
+struct first_lines {
+  static constexpr std::uint32_t none = ~0u;
+  std::uint32_t key = none, value[4] = {none, none, none, none};
+};
+template <class S>
+FORETOKEN_DEVICE first_lines plan_first(const block<S>& b) {
+  constexpr int pieces = 2 * page_positions * head_dim / 8;  // of a page and head
+  first_lines out;
+  if (b.table().spans == 0) return out;
+  const work_item item = b.table().item[0];
+  const auto* const pages = reinterpret_cast<const int*>(b.base() + memory<S>::pages);
+  if (item.first + b.warp * page_positions <= item.position) {
+    out.key = static_cast<std::uint32_t>(pages[b.warp] * pieces + b.lane);
+  }
+  FORETOKEN_UNROLL
+  for (int k = 0; k < 4; ++k) {
+    const int page = b.warp / 4 * 4 + k;
+    if (item.first + page * page_positions > item.position) continue;
+    out.value[k] =
+        static_cast<std::uint32_t>(pages[page] * pieces + pieces / 2 + b.warp % 4 * 32 + b.lane);
+  }
+  return out;
+}
+template <class S>
+FORETOKEN_DEVICE void load_first(const block<S>& b, lines& l, const first_lines& from, int layer) {
+  const char* const kv = reinterpret_cast<const char*>(layer_pages(b, layer));
+  FORETOKEN_UNROLL
+  for (int i = 0; i < steps_head; ++i) {
+    if (from.key != first_lines::none)
+      l.key[i] = load_line(kv + static_cast<std::size_t>(from.key) * 16 + i * 512);
+  }
+  FORETOKEN_UNROLL
+  for (int k = 0; k < 4; ++k) {
+    l.value[k] = u32x4{0, 0, 0, 0};
+    if (from.value[k] != first_lines::none)
+      l.value[k] = load_line(kv + static_cast<std::size_t>(from.value[k]) * 16);
+  }
+}
+
 // The key and value of this step's token take their place in the lines, wherever memory has them
 // yet.
 template <class S>
@@ -292,6 +333,7 @@ FORETOKEN_DEVICE void attend_item(
   const int quad = b.warp / 4;
   const int chunk = item.first + quad * 64;
   const bool more = next < t.spans;
+  __builtin_assume(item.first >= 0 && item.position >= 0 && item.pair >= 0);
   const work_item after = t.item[more ? next : 0];
   if (chunk <= item.position) {
     float s[4] = {lowest, lowest, lowest, lowest}, m[2];

@@ -100,10 +100,14 @@ template <class S>
 FORETOKEN_DEVICE void arm(const block<S>& b, exchange which) {
   if (b.table().bytes[which] > 0) barrier_expect(b.arrival(which), b.table().bytes[which]);
 }
-// A compute thread waits for an exchange of `layer`; the first one arms the barrier again.
+// A compute thread waits for an exchange of `layer`. The barrier is armed again before its next
+// wait, when the warps have nothing better to do: bytes that come before are counted.
 template <class S>
 FORETOKEN_DEVICE void await(const block<S>& b, exchange which, int layer) {
   barrier_wait(b.arrival(which), layer & 1);
+}
+template <class S>
+FORETOKEN_DEVICE void arm_again(const block<S>& b, exchange which) {
   if (b.thread == 0) arm(b, which);
   __syncwarp();
 }

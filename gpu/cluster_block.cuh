@@ -101,11 +101,18 @@ struct block {
   std::uint32_t peer[4];  // shared memory of blocks 4 (lane / 8) ..
   bool over = false;      // a value did not fit f16
 
+  // None of them is negative: a quotient by a power of two is one shift then instead of four
+  // instructions. The shuffle says that a warp's number is the same in its lanes, which may then be
+  // computed with for all of them.
   FORETOKEN_DEVICE void forget() {
     rank = afresh(rank);
     lane = afresh(lane);
-    warp = afresh(warp);
+    warp = static_cast<int>(shuffle(static_cast<std::uint32_t>(afresh(warp)), 0));
     thread = afresh(thread);
+    __builtin_assume(rank >= 0 && rank < blocks);
+    __builtin_assume(lane >= 0 && lane < 32);
+    __builtin_assume(warp >= 0 && warp < warps);
+    __builtin_assume(thread >= 0 && thread < threads);
   }
   FORETOKEN_DEVICE char* base() const { return reinterpret_cast<char*>(shared_memory()); }
   FORETOKEN_DEVICE float* floats(int offset) const {

@@ -92,16 +92,28 @@ FORETOKEN_DEVICE void serve_head(const block<S>& b) {
   meet_without_waiting(meet_scale, threads);
 }
 
-// One unit by every warp.
-template <class S, int Steps>
-FORETOKEN_DEVICE void product(
-    const block<S>& b, matrix m, int barrier_index, int layer, const lane_inputs& inputs) {
+// The weights of the warp's unit, before its inputs are awaited. Warps without one decode whatever
+// is there: registers written on one path alone would be kept round the loop of layers.
+template <int Steps, class S>
+FORETOKEN_DEVICE decoded_unit<Steps> unit_weights(
+    const block<S>& b, matrix m, int barrier_index, int layer, bool used) {
+  if (used) barrier_wait(b.weight_barrier(b.warp, barrier_index), layer & 1);
+  return decoded_unit<Steps>({slot_of(b, m), b.warp % parts, b.lane});
+}
+
+template <class S>
+FORETOKEN_DEVICE void keep_sums(const block<S>& b, const float (&sum)[S::columns][4]) {
   using at = memory<S>;
-  barrier_wait(b.weight_barrier(b.warp, barrier_index), layer & 1);
-  float sum[1][S::columns][4] = {};
-  unit_reader<Steps, S::columns> reader[1] = {{slot_of(b, m), inputs, b.warp % parts, b.lane}};
-  unit_sums<Steps, S::columns, 1>(sum, reader);
-  store_unit<S::columns>(b.floats(at::units) + b.warp * at::unit_floats, sum[0], b.rows);
+  store_unit<S::columns>(b.floats(at::units) + b.warp * at::unit_floats, sum, b.rows);
+}
+// One unit by every warp, from weights that are ready.
+template <class S, int Steps>
+FORETOKEN_DEVICE void product(const block<S>& b,
+                              const decoded_unit<Steps>& weights,
+                              const lane_inputs& inputs) {
+  float sum[S::columns][4] = {};
+  multiply(sum, weights, inputs);
+  keep_sums(b, sum);
 }
 
 // Where the warp's segment begins for this lane.
@@ -129,30 +141,23 @@ FORETOKEN_DEVICE lane_inputs output_inputs(const block<S>& b) {
   return out;
 }
 
-// The lines of the block's first span in `layer`.
-template <class S>
-FORETOKEN_DEVICE void load_first(const block<S>& b, lines& l, int layer) {
-  if (b.table().spans == 0) return;
-  const work_item item = b.table().item[0];
-  load_keys(b, l, item, 0, layer_pages(b, layer));
-  load_values(b, l, item, 0, layer_pages(b, layer));
-}
-
 template <class S, class Watch>
-FORETOKEN_DEVICE void attention_half(block<S>& b, const qkv_plan& plan, int layer, Watch& watch) {
+FORETOKEN_DEVICE void attention_half(
+    block<S>& b, const qkv_plan& plan, const first_lines& first, int layer, Watch& watch) {
   using at = memory<S>;
   lines l;
-  load_first(b, l, layer);
+  load_first(b, l, first, layer);
+  const auto weights = unit_weights<S::steps_width>(b, matrix::q, 0, layer, duties_of(b).q);
   await(b, to_next, layer);
   watch.lap();
   // First the scales, which take long and little of the issue slots.
   if (warps - 1 - b.warp < row_groups(b)) row_scales(b, 0, warps - 1 - b.warp);
-  if (duties_of(b).q) product<S, S::steps_width>(b, matrix::q, 0, layer, qkv_inputs(b));
+  if (duties_of(b).q) product(b, weights, qkv_inputs(b));
   meet(meet_qkv, threads);
   b.forget();
   watch.lap();
   finish_qkv(b, plan, b.job.kv + (layer_pages(b, layer) - b.job.kv));
-  __syncwarp();
+  arm_again(b, to_next);
   watch.lap();
   if (b.table().bytes[to_attention] > 0) {
     await(b, to_attention, layer);
@@ -160,6 +165,7 @@ FORETOKEN_DEVICE void attention_half(block<S>& b, const qkv_plan& plan, int laye
     meet(meet_block, threads);  // results of chunks take the place of inputs and sums of q, k, v
     watch.lap();
     attend(b, l, layer);
+    arm_again(b, to_attention);
   }
   // Keys and values first: a cluster reads 23 bytes a cycle and block.
   refill(b, matrix::q, layer, duties_of(b).q);
@@ -169,6 +175,7 @@ FORETOKEN_DEVICE void attention_half(block<S>& b, const qkv_plan& plan, int laye
     b.forget();
     watch.lap();
     merge_spans(b);
+    arm_again(b, to_merge);
   }
   watch.lap();
 }
@@ -180,14 +187,15 @@ FORETOKEN_DEVICE void output_product(block<S>& b,
                                      int layer,
                                      Watch& watch) {
   const f32x2 gain = gains_for(b, plan, 2 * layer + 1);
+  const auto weights = unit_weights<S::steps_out>(b, matrix::o, 1, layer, duties_of(b).o);
   await(b, to_output, layer);
   b.forget();
   watch.lap();
-  if (duties_of(b).o) product<S, S::steps_out>(b, matrix::o, 1, layer, output_inputs(b));
+  if (duties_of(b).o) product(b, weights, output_inputs(b));
   meet(meet_tiles, tile_threads);
   b.forget();
   finish_residual(b, plan, gain, 1, to_ffn);
-  __syncwarp();
+  arm_again(b, to_output);
   watch.lap();
   refill(b, matrix::o, layer, duties_of(b).o);
   if (layer > 0 && b.lane == 0 && duties_of(b).d) load_record(b, matrix::d, layer);
@@ -198,12 +206,12 @@ FORETOKEN_DEVICE void output_product(block<S>& b,
 template <class S, class Watch>
 FORETOKEN_DEVICE void hidden_product(block<S>& b, int layer, Watch& watch) {
   using at = memory<S>;
+  if (duties_of(b).g) barrier_wait(b.weight_barrier(b.warp, 2), layer & 1);
   await(b, to_ffn, layer);
   b.forget();
   watch.lap();
   float total[S::columns][4] = {};
   if (duties_of(b).g) {
-    barrier_wait(b.weight_barrier(b.warp, 2), layer & 1);
     tile_sums<S::steps_width, S::columns>(total, b.base() + at::input, [&](int s) {
       return static_cast<const char*>(slot_of(b, matrix::g, s));
     });
@@ -211,7 +219,7 @@ FORETOKEN_DEVICE void hidden_product(block<S>& b, int layer, Watch& watch) {
   meet(meet_scale, threads);
   watch.lap();
   if (duties_of(b).g) finish_hidden(b, total);
-  __syncwarp();
+  arm_again(b, to_ffn);
   watch.lap();
   refill(b, matrix::g, layer, duties_of(b).g);
 }
@@ -223,14 +231,21 @@ FORETOKEN_DEVICE void down_product(block<S>& b,
                                    int layer,
                                    Watch& watch) {
   const f32x2 gain = gains_for(b, plan, 2 * layer + 2);
+  if (duties_of(b).d) barrier_wait(b.weight_barrier(b.warp, 6), layer & 1);
   await(b, to_down, layer);
   b.forget();
   watch.lap();
-  if (duties_of(b).d) product<S, S::steps_ffn>(b, matrix::d, 6, layer, hidden_inputs(b));
+  if (duties_of(b).d) {
+    float sum[1][S::columns][4] = {};
+    unit_reader<S::steps_ffn, S::columns> reader[1] = {
+        {slot_of(b, matrix::d), hidden_inputs(b), b.warp % parts, b.lane}};
+    unit_sums(sum, reader);
+    keep_sums(b, sum[0]);
+  }
   meet(meet_tiles, tile_threads);
   b.forget();
   finish_residual(b, plan, gain, 0, to_next);
-  __syncwarp();
+  arm_again(b, to_down);
   refill(b, matrix::d, layer, false);  // the head's, after the last layer
   watch.lap();
 }
@@ -239,12 +254,13 @@ template <class S, class Watch>
 FORETOKEN_DEVICE void run_layers(block<S>& b, Watch& watch) {
   const qkv_plan plan = plan_qkv(b);
   const residual_plan residual = plan_residual(b);
+  const first_lines first = plan_first(b);
   if (b.warp < tile_warps) send_embedding(b, residual);
   for (int layer = 0; layer < b.job.model.layer_count; ++layer) {
     watch.here = blockIdx.x == 0 && b.thread == 0 && layer == b.job.model.layer_count / 3;
     watch.lap();
     b.forget();
-    attention_half(b, plan, layer, watch);
+    attention_half(b, plan, first, layer, watch);
     if (b.warp < tile_warps) {
       output_product(b, residual, layer, watch);
       hidden_product(b, layer, watch);

@@ -18,7 +18,7 @@ FORETOKEN_DEVICE void merge_spans(block<S>& b) {
     const int word = i % 4, piece = i / 4 % (head_dim / 8), column = i / (head_dim / 2) % S::group;
     const int pair = b.rank + i / each * blocks;
     const int row = pair / S::kv_heads;
-    const int count = b.table().position[row] / span_positions + 1;
+    const int count = static_cast<unsigned>(b.table().position[row]) / span_positions + 1;
     const char* from = b.base() + at::spans + b.table().first_slot[pair] * at::span_bytes;
     float m = lowest, l = 0;
     f32x2 o{0, 0};

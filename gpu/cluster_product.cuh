@@ -66,26 +66,83 @@ FORETOKEN_DEVICE lane_inputs in_order(const char* first) {
   return {{first, first + Columns * 256, first + Columns * 512, first + Columns * 768}, 256};
 }
 
-// Walks over the steps of one unit.
-template <int Steps, int Columns>
-struct unit_reader {
+// Where a lane finds the weights of a unit.
+template <int Steps>
+struct record_reader {
   static constexpr int whole = Steps / 4 * 4;
   const char* codes;
   const char* last_codes;
   const char* even;  // scales of steps 0 and 2 of a round
   const char* odd;   // of steps 1 and 3
-  lane_inputs x;
-  FORETOKEN_DEVICE unit_reader(const char* record, const lane_inputs& inputs, int segment, int lane)
+  FORETOKEN_DEVICE record_reader(const char* record, int segment, int lane)
       : codes(record + lane * 16),
         last_codes(record + whole * 128 + lane * 4),
         even(record + Steps * 128 + lane / 4 * 8),
         // An odd number of steps lets every other segment begin in the middle of a group.
-        odd(even + (Steps % 2 == 1 && segment % 2 == 1 ? 64 : 0)),
-        x(inputs) {}
+        odd(even + (Steps % 2 == 1 && segment % 2 == 1 ? 64 : 0)) {}
+  FORETOKEN_DEVICE u32x2 scale(int j) const {
+    return *reinterpret_cast<const u32x2*>((j % 2 == 0 ? even : odd) + j / 2 * 64);
+  }
+  FORETOKEN_DEVICE std::uint32_t last(int j) const {
+    return *reinterpret_cast<const std::uint32_t*>(last_codes + j * 128);
+  }
+};
+
+// A short unit's weights as f16, made before its inputs are awaited: what is left to do when they
+// come is two instructions a step. (Not for longer units: what runs once is bound by the fetch of
+// instructions, and a wait is too short for more; H200, 2026-11-30.)
+template <int Steps>
+struct decoded_unit {
+  static_assert(Steps <= 9);  // 36 registers beside the lines of attention
+  four_pairs step[Steps];
+  FORETOKEN_DEVICE explicit decoded_unit(const record_reader<Steps>& from) {
+    FORETOKEN_UNROLL
+    for (int i = 0; i < Steps / 4; ++i) {
+      const u32x4 codes = *reinterpret_cast<const u32x4*>(from.codes + i * 512);
+      const std::uint32_t word[4] = {codes.x, codes.y, codes.z, codes.w};
+      FORETOKEN_UNROLL
+      for (int j = 0; j < 4; ++j) {
+        const u32x2 scale = from.scale(4 * i + j);
+        step[4 * i + j] = decode(word[j], scale.x, scale.y);
+      }
+    }
+    FORETOKEN_UNROLL
+    for (int j = 0; j < Steps % 4; ++j) {
+      const u32x2 scale = from.scale(Steps / 4 * 4 + j);
+      step[Steps / 4 * 4 + j] = decode(from.last(j), scale.x, scale.y);
+    }
+  }
+};
+template <int Steps, int Columns>
+FORETOKEN_DEVICE void multiply(float (&sum)[Columns][4],
+                               const decoded_unit<Steps>& weights,
+                               const lane_inputs& x) {
+  FORETOKEN_UNROLL
+  for (int j = 0; j < Steps; ++j) {
+    FORETOKEN_UNROLL
+    for (int c = 0; c < Columns; ++c) {
+      const char* const at = x.at[j % 4] + j / 4 * 1024 * Columns + c * x.column;
+      const u32x2 v = *reinterpret_cast<const u32x2*>(at);
+      const std::uint32_t pair[2] = {v.x, v.y};
+      mma_in_place(sum[c], weights.step[j].a, pair);
+    }
+  }
+}
+
+// Walks over the steps of one unit.
+template <int Steps, int Columns>
+struct unit_reader : record_reader<Steps> {
+  using record_reader<Steps>::whole;
+  using record_reader<Steps>::codes;
+  using record_reader<Steps>::even;
+  using record_reader<Steps>::odd;
+  lane_inputs x;
+  FORETOKEN_DEVICE unit_reader(const char* record, const lane_inputs& inputs, int segment, int lane)
+      : record_reader<Steps>(record, segment, lane), x(inputs) {}
   FORETOKEN_DEVICE void load(round_of_steps<Columns>& to, int steps) const {
     FORETOKEN_UNROLL
     for (int j = 0; j < steps; ++j) {
-      to.scale[j] = *reinterpret_cast<const u32x2*>((j % 2 == 0 ? even : odd) + j / 2 * 64);
+      to.scale[j] = this->scale(j);
       FORETOKEN_UNROLL
       for (int c = 0; c < Columns; ++c) {
         to.x[j][c] = *reinterpret_cast<const u32x2*>(x.at[j] + c * x.column);
@@ -104,9 +161,7 @@ struct unit_reader {
   FORETOKEN_DEVICE void rest(round_of_steps<Columns>& to) const {
     std::uint32_t word[4] = {};
     FORETOKEN_UNROLL
-    for (int j = 0; j < Steps - whole; ++j) {
-      word[j] = *reinterpret_cast<const std::uint32_t*>(last_codes + j * 128);
-    }
+    for (int j = 0; j < Steps - whole; ++j) word[j] = this->last(j);
     to.codes = {word[0], word[1], word[2], word[3]};
     load(to, Steps - whole);
   }
@@ -182,7 +237,7 @@ FORETOKEN_DEVICE void tile_sums(float (&total)[Columns][4],
       {record(1), in_order<Columns>(from + apart), 1, lane},
       {record(2), in_order<Columns>(from + 2 * apart), 2, lane},
       {record(3), in_order<Columns>(from + 3 * apart), 3, lane}};
-  unit_sums<Steps, Columns, parts>(sum, reader);
+  unit_sums(sum, reader);
   FORETOKEN_UNROLL
   for (int c = 0; c < Columns; ++c) {
     FORETOKEN_UNROLL
