@@ -4,11 +4,13 @@
 // scale and minimum a 32), f16 keys and values. Lanes of a launch start together, so they share
 // weights in the L2 cache.
 //
-//   cluster_step_bench [--head rule|general|own|ring] [--smoke] [LANES ROWS CONTEXT]
+//   cluster_step_bench [--head general|own|ring] [--smoke] [LANES ROWS CONTEXT]
 //
-// Without numbers the table; with them one line of it; --smoke = 1 1 512. The head: by the rule of
-// the backend, the general path's on all multiprocessors, the launch's own on each lane's; ring:
-// the launch's own, whose record on the host's ring ends the step, without digest and announcement.
+// Without numbers the table; with them one line of it; --smoke = 1 1 512. The head: general, that
+// of the general path on all multiprocessors, which finds the best ids in passing, as the backend
+// does for greedy steps; own, the launch's on each lane's, whose logits a digest reads, as for
+// log-probabilities of many rows; ring, the launch's own, whose record on the host's ring ends the
+// step.
 // Needs a GPU of compute capability 9; exits 77 without one.
 #include <algorithm>
 #include <chrono>
@@ -21,7 +23,7 @@
 namespace foretoken::cluster_test {
 namespace {
 
-enum class head_kind { rule, general, own, ring };
+enum class head_kind { general, own, ring };
 
 struct timing {
   double median_us, best_us;
@@ -83,6 +85,7 @@ class step_end {
   void queue(cudaStream_t stream, int rows, bool general, std::uint32_t number) const {
     gpu::launch_context on;
     on.stream = stream;
+    on.wide_mma = true;
     if (general) {
       gpu::head_arguments head;
       head.rows = head.rows_of_x = rows;
@@ -90,14 +93,14 @@ class step_end {
       head.work = work_;
       head.norm = norm_;
       head.matrix = head_.view;
-      head.logits = logits_.at;
+      head.best = gpu::best_logits_in(scratch_, vocabulary_);
       check(gpu::launch_head(on, head));
     }
     check(gpu::launch_digest(on, {rows,
                                   logits_.at,
                                   vocabulary_,
                                   head_.view.rows,
-                                  1,
+                                  general ? 0 : 1,
                                   scratch_,
                                   digests_,
                                   nullptr,
@@ -146,15 +149,12 @@ class step_bench {
         lane.table[r] = (i * rows + r) % pool_.sequences;
       }
     }
-    if (head_ != head_kind::ring) end_.prepare(step, general(step));
+    if (head_ != head_kind::ring) end_.prepare(step, general());
     return step;
   }
-  bool general(const step_arguments& step) const {
-    if (head_ == head_kind::rule) return rows_of(step) <= general_head_rows;
-    return head_ == head_kind::general;
-  }
-  const char* head_name(const step_arguments& step) const {
-    return head_ == head_kind::ring ? "ring" : general(step) ? "general" : "own";
+  bool general() const { return head_ == head_kind::general; }
+  const char* head_name() const {
+    return head_ == head_kind::ring ? "ring" : general() ? "general" : "own";
   }
 
   // Half a second of steps: an idle device has other clocks than one that serves.
@@ -232,7 +232,7 @@ class step_bench {
   void queue(step_arguments step, std::uint32_t number, bool dependent = false) {
     step.dependent = dependent;
     check(launch(model_.host.size.shape, step, stream_));
-    if (head_ != head_kind::ring) end_.queue(stream_, rows_of(step), general(step), number);
+    if (head_ != head_kind::ring) end_.queue(stream_, rows_of(step), general(), number);
   }
   double elapsed_us() {
     check(cudaEventSynchronize(last_), "steps");
@@ -261,7 +261,7 @@ class step_bench {
 
 struct choice {
   std::vector<int> lanes{1, 4, 7}, rows{1, 2, 4, 8}, contexts{128, 512, 2048};
-  head_kind head = head_kind::rule;
+  head_kind head = head_kind::general;
 };
 
 void table(const choice& of) {
@@ -291,16 +291,15 @@ void table(const choice& of) {
         const double floor_us = (weight_bytes + double(lanes) * rows * context * kv_row) / 3.0e6;
         std::printf("%d %d %4d | %6.1f (%6.1f) | %6.1f | %6.1f | %7.0f | %.2f | %s\n", lanes, rows,
                     context, device.median_us, device.best_us, row, host.median_us,
-                    lanes * rows / row * 1e6, floor_us / row, bench.head_name(step));
+                    lanes * rows / row * 1e6, floor_us / row, bench.head_name());
       }
     }
   }
 }
 
 head_kind head_of(const std::string& name) {
-  if (name == "general") return head_kind::general;
   if (name == "own") return head_kind::own;
-  return name == "ring" ? head_kind::ring : head_kind::rule;
+  return name == "ring" ? head_kind::ring : head_kind::general;
 }
 
 }  // namespace

@@ -189,6 +189,9 @@ FORETOKEN_DEVICE void store_release_host(std::uint32_t* p, std::uint32_t value) 
 FORETOKEN_DEVICE void atomic_max(std::uint32_t* at, std::uint32_t value) {
   atomicMax(at, value);
 }
+FORETOKEN_DEVICE void atomic_max(std::uint64_t* at, std::uint64_t value) {
+  atomicMax(reinterpret_cast<unsigned long long*>(at), static_cast<unsigned long long>(value));
+}
 FORETOKEN_DEVICE std::uint32_t atomic_add(std::uint32_t* at, std::uint32_t value) {
   return atomicAdd(at, value);
 }
@@ -349,6 +352,9 @@ inline void store_release_host(std::uint32_t* p, std::uint32_t value) {
   *p = value;
 }
 inline void atomic_max(std::uint32_t* at, std::uint32_t value) {
+  if (value > *at) *at = value;
+}
+inline void atomic_max(std::uint64_t* at, std::uint64_t value) {
   if (value > *at) *at = value;
 }
 inline std::uint32_t atomic_add(std::uint32_t* at, std::uint32_t value) {

@@ -6,9 +6,12 @@
 // with the parts of a row: with few rows in the last of the row's blocks, else in a second launch.
 // The last of all rows tells the host, where one waits. Sums have fixed orders: thread, warp tree,
 // warps ascending, parts in lane order. Bytes: 4 vocabulary a row, once.
+//
+// Where only the best id is wanted the head has found it (head.cu): a warp a row reads its places.
 
 #include "gpu/arrival.cuh"
 #include "gpu/launch.cuh"
+#include "gpu/logit_order.cuh"
 #include "gpu/numerics.cuh"
 
 namespace foretoken::gpu {
@@ -37,9 +40,14 @@ struct alignas(16) part_head {
 
 // Scratch: 16 bytes, whose first word counts rows that have arrived; then a record a row, always at
 // the same place, so that counters stay zero between launches of any size: 16 bytes, whose first
-// word counts parts, then [parts] heads, then [parts][top] candidates.
+// word counts parts, then the places of the row's best, then [parts] heads, then [parts][top]
+// candidates.
+constexpr std::size_t heads_at = 16 + best_places * sizeof(std::uint64_t);
+constexpr int parts_of(int vocabulary) {
+  return (vocabulary + part_logits - 1) / part_logits;
+}
 constexpr std::size_t record_bytes(int parts) {
-  return 16 + wide(parts) * (sizeof(part_head) + digest_top * sizeof(candidate));
+  return heads_at + wide(parts) * (sizeof(part_head) + digest_top * sizeof(candidate));
 }
 
 struct digest_job {
@@ -56,20 +64,13 @@ struct digest_job {
     return reinterpret_cast<std::uint32_t*>(record(row));
   }
   FORETOKEN_DEVICE part_head* heads(int row) const {
-    return reinterpret_cast<part_head*>(record(row) + 16);
+    return reinterpret_cast<part_head*>(record(row) + heads_at);
   }
   FORETOKEN_DEVICE candidate* candidates(int row) const {
     return reinterpret_cast<candidate*>(heads(row) + parts);
   }
 };
 
-FORETOKEN_DEVICE std::uint32_t ordered_bits(float v) {
-  const std::uint32_t bits = float_bits(v);
-  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-}
-FORETOKEN_DEVICE float from_ordered(std::uint32_t order) {
-  return bits_float((order & 0x80000000u) != 0 ? order & 0x7FFFFFFFu : ~order);
-}
 FORETOKEN_DEVICE bool better(const candidate& a, const candidate& b) {
   if (a.id < 0 || b.id < 0) return b.id < 0 && a.id >= 0;
   return a.order > b.order || (a.order == b.order && a.id < b.id);
@@ -140,7 +141,7 @@ FORETOKEN_DEVICE void digest_part(const digest_job& job, int row) {
     const int id = first + i * digest_threads + thread_index();
     const bool there = id < job.given.vocabulary;
     values[i] = there ? logits[id] : -3.4e38f;
-    if (there && !(fabsf(values[i]) <= 3.4028235e38f)) broken = 1;
+    if (there && !is_finite(values[i])) broken = 1;
     mine[i] = {ordered_bits(values[i]), there ? id : -1};
     largest = larger(largest, values[i]);
   }
@@ -266,13 +267,17 @@ FORETOKEN_DEVICE void merge_parts(const digest_job& job, int row) {
   });
 }
 
-// All parts of the row; in the block's shared memory there is room for their lists.
-FORETOKEN_DEVICE void finish_row(const digest_job& job, int row, std::uint32_t number) {
-  merge_parts(job, row);
+// A row is there, in the host's memory.
+FORETOKEN_DEVICE void tell_host(const digest_job& job, std::uint32_t number) {
   const announce_arguments& end = job.given.end;
   if (end.flag == nullptr) return;
   if (job.given.rows > 1 && !last_to_arrive(job.rows_arrived(), job.given.rows)) return;
   if (thread_index() == 0) store_release_host(end.flag, number);
+}
+// All parts of the row; in the block's shared memory there is room for their lists.
+FORETOKEN_DEVICE void finish_row(const digest_job& job, int row, std::uint32_t number) {
+  merge_parts(job, row);
+  tell_host(job, number);
 }
 FORETOKEN_DEVICE std::uint32_t number_of(const digest_job& job) {
   return job.given.end.flag != nullptr ? *job.given.end.number : 0;
@@ -296,17 +301,45 @@ FORETOKEN_KERNEL(digest_threads, 1) digest_rows(const digest_job job) {
   finish_row(job, block_x(), number_of(job));
 }
 
+// One warp a row: the best of its places, which are empty again afterwards.
+FORETOKEN_KERNEL(32, 1) digest_best(const digest_job job) {
+  wait_for_predecessor();
+  release_successor();
+  const int row = block_x();
+  const std::uint32_t number = number_of(job);
+  static_assert(best_places == 32);
+  auto* const place = reinterpret_cast<u32x2*>(job.record(row) + 16) + thread_index();
+  const u32x2 mine = load_shared_device(place);
+  *place = u32x2{0, 0};
+  const candidate best = warp_best({mine.y, mine.y == 0 ? -1 : static_cast<std::int32_t>(~mine.x)});
+  if (thread_index() == 0) {
+    const bool there = best.id >= 0 && best.order != order_broken;
+    logits_digest& out = job.given.digests[row];
+    out.count = there ? 1 : 0;
+    out.id[0] = there ? best.id : -1;
+    out.logit[0] = there ? from_ordered(best.order) : 0.0f;
+    if (job.given.token != nullptr) job.given.token[row] = there ? best.id : 0;
+  }
+  tell_host(job, number);
+}
+
 }  // namespace
 
 std::size_t digest_scratch_bytes(int rows, int vocabulary) {
-  return 16 + wide(rows) * record_bytes((vocabulary + part_logits - 1) / part_logits);
+  return 16 + wide(rows) * record_bytes(parts_of(vocabulary));
+}
+
+best_logits best_logits_in(void* digest_scratch, int vocabulary) {
+  auto* const first = static_cast<unsigned char*>(digest_scratch) + 32;
+  return {reinterpret_cast<std::uint64_t*>(first),
+          record_bytes(parts_of(vocabulary)) / sizeof(std::uint64_t), vocabulary};
 }
 
 status launch_digest(const launch_context& on, const digest_arguments& given) {
   if (given.rows < 1) return {};
-  if (given.top < 1 || given.top > digest_top) return invalid("top", "out of range");
-  const digest_job job{given, (given.vocabulary + part_logits - 1) / part_logits,
-                       given.rows <= merge_rows_max};
+  if (given.top < 0 || given.top > digest_top) return invalid("top", "out of range");
+  const digest_job job{given, parts_of(given.vocabulary), given.rows <= merge_rows_max};
+  if (given.top == 0) return launch(on, digest_best, {given.rows, 1, 1}, 32, 16, job);
   const int part = digest_floats + lists_bytes(digest_warps, given.top);
   const int row = digest_floats + lists_bytes(job.parts, given.top);
   FORETOKEN_TRY(launch(on, digest_parts, {job.parts, given.rows, 1}, digest_threads,

@@ -229,6 +229,16 @@ struct ffn_input_arguments {
 };
 status launch_ffn_input(const launch_context& on, const ffn_input_arguments& given);
 
+// Where the best logit of a row gathers while the head computes them, in the digest's scratch: a
+// row has best_places of them, [order of the logit, complement of its id].
+constexpr int best_places = 32;
+struct best_logits {
+  std::uint64_t* at = nullptr;
+  std::size_t stride = 0;  // from row to row
+  int vocabulary = 0;
+};
+best_logits best_logits_in(void* digest_scratch, int vocabulary);
+
 struct head_arguments {
   int rows = 0;                         // rows of logits wanted
   const std::int32_t* which = nullptr;  // [rows] their rows of x
@@ -238,6 +248,7 @@ struct head_arguments {
   packed_matrix matrix;  // plain_order(vocabulary)
   float softcap = 0;
   float* logits = nullptr;  // [rows][matrix.rows]
+  best_logits best{};       // instead of logits, where nobody wants more of them
 };
 status launch_head(const launch_context& on, const head_arguments& given);
 
@@ -260,7 +271,7 @@ struct digest_arguments {
   const float* logits = nullptr;  // [rows][stride]
   int vocabulary = 0;  // up to 400,000 with 32 entries where a block has 99 KB of shared memory
   int stride = 0;
-  int top = 1;              // 1..digest_top
+  int top = 1;              // 1..digest_top; 0: the best id and logit alone, of a head's `best`
   void* scratch = nullptr;  // digest_scratch_bytes(rows, vocabulary), zero before its first launch
   logits_digest* digests = nullptr;  // [rows]; may be pinned host memory
   std::int32_t* token = nullptr;     // [rows] the best id again, for the next step; may be null

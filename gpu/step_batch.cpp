@@ -32,9 +32,9 @@ int class_of(int positions, int context) {
   return std::min(spans, attention_spans(std::max(context, positions))) * attention_span;
 }
 
-// Entries of a digest: the best only; ten alternatives; all.
+// Entries of a digest: the best alone, without the sum of all; with it; ten alternatives; all.
 int top_class(int entries) {
-  if (entries <= 1) return 1;
+  if (entries <= 1) return entries;
   return entries <= 12 ? 12 : digest_top;
 }
 
@@ -91,11 +91,11 @@ void step::choose_bucket(const model::micro_batch& batch) {
   for (const model::slice& one : batch.slices) {
     end = std::max(end, one.position + static_cast<int>(one.tokens.size()));
   }
-  int top = 1;
+  int top = 0;  // as long as nobody needs a row of logits or their sum
   for (const head_task& task : tasks_) {
-    if (task.on_host) continue;
     const auto& owner = batch.slices[size_of(task.slice)];
-    top = std::max(top, owner.sampling->logprobs);
+    const bool alone = !task.on_host && owner.sampling->logprobs < 0;
+    top = std::max(top, alone ? 0 : task.on_host ? 1 : std::max(1, owner.sampling->logprobs));
   }
   const int tasks = static_cast<int>(tasks_.size());
   bucket_.rows = bucket_of(std::max(row_count_, 1), sizes_.rows);

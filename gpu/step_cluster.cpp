@@ -30,10 +30,12 @@ lane_deal step::deal() const noexcept {
 }
 
 // The head of the step itself gives logits of all rows, into the one block there is for them.
-// With few rows the general path's head, the same bits, is the faster.
+// With few rows the general path's head, the same bits, is the faster, and with any number where
+// the best ids are all that is wanted.
 bool step::own_head() const noexcept {
-  return weights_->clusters->view.head != nullptr && row_count_ > cluster::general_head_rows &&
-         row_count_ <= sizes_.head_rows && row_count_ == static_cast<int>(tasks_.size());
+  return bucket_.top > 0 && weights_->clusters->view.head != nullptr &&
+         row_count_ > cluster::general_head_rows && row_count_ <= sizes_.head_rows &&
+         row_count_ == static_cast<int>(tasks_.size());
 }
 
 // Contexts that are too long together for one cluster go the general way.

@@ -35,7 +35,11 @@ void step::queue_logits(int first, int count) {
   given.norm = weights_->final_norm;
   given.matrix = weights_->head;
   given.softcap = shape().final_softcap;
-  given.logits = logits_;
+  if (bucket_.top == 0) {
+    given.best = best_logits_in(scratch_, shape().vocabulary);
+  } else {
+    given.logits = logits_;
+  }
   queue([this, given] { return launch_head(on_, given); });
 }
 

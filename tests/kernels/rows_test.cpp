@@ -162,6 +162,73 @@ TEST_CASE("head: chosen rows, capped") {
   }
 }
 
+TEST_CASE("digest: the best alone, found by the head") {
+  random_source random(9);
+  constexpr int width = 64;
+  for (const auto& [vocabulary, rows] :
+       {std::pair{150, 1}, std::pair{2500, 5}, std::pair{1000, 20}, std::pair{700, 70}}) {
+    CAPTURE(rows);
+    const auto w = test::random_matrix(random, weight_form::f16, vocabulary, width,
+                                       gpu::plain_order(vocabulary));
+    const auto gain = random.normals(width);
+    auto x = random.normals(at(rows * width), 4);
+    if (rows > 2) std::fill_n(x.begin() + width, width, 0.0f);     // all logits equal
+    if (rows > 2) std::fill_n(x.begin() + 2 * width, width, NAN);  // none is a number
+    std::vector<std::int32_t> which(at(rows));
+    std::iota(which.begin(), which.end(), 0);
+    const device_array<float> gain_there(gain);
+    const device_array<std::int32_t> which_array(which);
+    for (int pass = 0; pass < test::device_passes(); ++pass) {
+      test::begin_pass(pass);
+      const made_workspace work(width_of(width), rows, 16);
+      test::put_stream(work.view, x, gain, rows, width);
+      const device_array<float> logits(at(rows * w.view.rows));
+      const device_array<std::byte> scratch(
+          std::vector<std::byte>(gpu::digest_scratch_bytes(rows, vocabulary)));
+      const device_array<gpu::logits_digest> out(at(rows));
+      const device_array<std::int32_t> tokens(at(rows));
+      const device_array<std::uint32_t> number(std::vector<std::uint32_t>{78}), flag(1);
+      gpu::head_arguments given;
+      given.rows = rows;
+      given.which = which_array.get();
+      given.work = work.view;
+      given.norm = {gain_there.get(), nullptr, 1e-5f, model::norm_kind::rms};
+      given.matrix = w.view;
+      given.logits = logits.get();
+      REQUIRE(gpu::launch_head(test::device_context(), given));
+      given.best = gpu::best_logits_in(scratch.get(), vocabulary);
+      for (int again = 0; again < 2; ++again) {  // places are empty again
+        REQUIRE(gpu::launch_head(test::device_context(), given));
+        REQUIRE(gpu::launch_digest(test::device_context(), {rows,
+                                                            nullptr,
+                                                            vocabulary,
+                                                            0,
+                                                            0,
+                                                            scratch.get(),
+                                                            out.get(),
+                                                            tokens.get(),
+                                                            {number.get(), flag.get()}}));
+      }
+      CHECK(flag.read()[0] == 78);
+      const auto all = logits.read();
+      for (int r = 0; r < rows; ++r) {
+        CAPTURE(r);
+        const gpu::logits_digest got = out.read()[at(r)];
+        if (r == 2) {
+          CHECK(got.count == 0);
+          continue;
+        }
+        const float* row = all.data() + r * w.view.rows;
+        const int best = static_cast<int>(std::max_element(row, row + vocabulary) - row);
+        CHECK(got.count == 1);
+        CHECK(got.id[0] == best);
+        CHECK(got.logit[0] == row[best]);
+        CHECK(tokens.read()[at(r)] == best);
+      }
+    }
+  }
+}
+
 TEST_CASE("digest: best few in order, log sum exp, broken rows named") {
   random_source random(8);
   constexpr int top = 5;
