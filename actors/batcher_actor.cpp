@@ -47,7 +47,7 @@ class batcher_state : public batcher_actor::base {
         [this](const step_done& message) {
           handled();
           seat& here = seat_of(message.device);
-          if (message.epoch != here.epoch) return;  // from an executor that is gone
+          if (message.epoch != here.epoch) return turn();  // from an executor that is gone
           here.moved = clock_now();
           parts_.metrics->step_time.observe(std::chrono::duration<double>(message.took).count());
           if (!plans_.ready(message.device)) here.staging.nobody(message.ended);
@@ -101,16 +101,17 @@ class batcher_state : public batcher_actor::base {
     if (parts_.chosen->stay_awake.count() > 0) look_out();
   }
 
-  // Until the next message, for a while. A step that is due meanwhile needs no timer.
+  // Until the next message, for a while, and for a step that is due so soon that it has no timer.
   void look_out() {
-    auto until = clock_now() + parts_.chosen->stay_awake;
+    const auto a_while = parts_.chosen->stay_awake;
+    auto until = clock_now() + a_while;
     while (mailbox().empty()) {
       const auto now = clock_now();
       if (armed_ && *armed_ <= now) {
         armed_.reset();
         advance();
-        until = now + parts_.chosen->stay_awake;
-      } else if (now >= until) {
+        until = clock_now() + a_while;
+      } else if (now >= until && (!armed_ || *armed_ - now >= a_while)) {
         return;
       }
     }

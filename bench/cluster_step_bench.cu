@@ -299,7 +299,10 @@ void table(const choice& of) {
 
 head_kind head_of(const std::string& name) {
   if (name == "own") return head_kind::own;
-  return name == "ring" ? head_kind::ring : head_kind::general;
+  if (name == "ring") return head_kind::ring;
+  if (name == "general") return head_kind::general;
+  std::fprintf(stderr, "--head: own, ring or general, not %s\n", name.c_str());
+  std::exit(2);
 }
 
 }  // namespace

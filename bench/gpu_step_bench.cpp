@@ -173,7 +173,7 @@ double time_beside(const bench_model& made,
   run();
   const double us = std::min(run(), run());
   steps.clear();
-  for (const cudaStream_t each : streams) cudaStreamDestroy(each);
+  for (const cudaStream_t each : streams) must(cudaStreamDestroy(each), "cudaStreamDestroy");
   return us;
 }
 

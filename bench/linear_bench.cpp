@@ -132,7 +132,7 @@ void run_shape(const shape& what,
     for (float& value : row) value = normal(random);
     x.set(m, row.data(), static_cast<int>(what.columns));
   }
-  std::vector<float> y(static_cast<std::size_t>(threads.threads() * most * cpu::tile_rows));
+  std::vector<float> y(static_cast<std::size_t>(s.chosen.threads * most * cpu::tile_rows));
   for (const int rows : {1, 2, 3, 4, 8, 16, 32, 128}) {
     if (rows > most) continue;
     const double peak = bench::multiply_add_peak(threads);

@@ -32,11 +32,11 @@
 // stream, and answers up to 8 % sooner (foretoken bench, median of 7 rounds).
 //
 // Tried and dropped: blocks of 64 outputs with the outputs in memory (60 %); asking for the next
-// tile in one go, or into the first-level cache (the tile in use falls out); vscalefps (two issues
-// of the adders); factors as a second power of two that is added (its additions cost more than the
-// multiplication); columns in turns of 9 to 24 groups, so that tile and table stay in the
-// first-level cache (the same at 1,536 columns, 4 % less at 576). A whole copy of the weights as
-// bytes was not built: parting costs nothing here, and bytes double the stream.
+// tile in one go, or for all levels of cache (the tile in use falls out of the first); vscalefps
+// (two issues of the adders); factors as a second power of two that is added (its additions cost
+// more than the multiplication); columns in turns of 9 to 24 groups, so that tile and table stay in
+// the first-level cache (the same at 1,536 columns, 4 % less at 576). A whole copy of the weights
+// as bytes was not built: parting costs nothing here, and bytes double the stream.
 
 #if defined(__x86_64__)
 

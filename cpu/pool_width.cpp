@@ -33,7 +33,8 @@ pool_width::pool_width(int threads)
   FORETOKEN_ASSERT(threads >= 1);
 }
 
-void pool_width::start_window(std::span<const thread_times> times) noexcept {
+void pool_width::start_window(clock::time_point now, std::span<const thread_times> times) noexcept {
+  look_at_ = now + between_looks;
   FORETOKEN_ASSERT(times.size() == start_.size());
   std::copy(times.begin(), times.end(), start_.begin());
 }
@@ -60,7 +61,7 @@ bool pool_width::look(clock::time_point now, std::span<const thread_times> times
   look_at_ = now + between_looks;
   const window seen = since_start(times);
   if (seen.worked < window_work) return false;
-  start_window(times);
+  start_window(now, times);
   if (width_ > 1 && seen.waited > bearable_share(width_) * seen.worked) {
     narrow(now);
     return true;

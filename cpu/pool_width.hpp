@@ -33,7 +33,7 @@ class pool_width {
   // grow. True when the width has changed.
   bool look(clock::time_point now, std::span<const thread_times> times);
   // What was before does not count; for when a thread of the pool is another than it was.
-  void start_window(std::span<const thread_times> times) noexcept;
+  void start_window(clock::time_point now, std::span<const thread_times> times) noexcept;
 
  private:
   struct window {

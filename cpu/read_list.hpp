@@ -26,9 +26,11 @@ class alignas(64) read_list {
     list_.clear();
     begin(0);
   }
-  // Without effect beyond pieces_max: that piece is read without having been asked for.
-  void add(const std::byte* piece) noexcept {
-    if (list_.size() < list_.capacity()) list_.push_back(piece);
+  // False beyond pieces_max: that piece is read without having been asked for.
+  bool add(const std::byte* piece) noexcept {
+    if (list_.size() == list_.capacity()) return false;
+    list_.push_back(piece);
+    return true;
   }
   // From the start again, each piece `offset` bytes behind where it was added.
   void begin(std::size_t offset) noexcept {

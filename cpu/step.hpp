@@ -134,6 +134,7 @@ class step final : public model::ops {
   };
   const page_id* pages_of(const block& rows) const noexcept;
   void list_pages();
+  bool list_pages_of(int index, int kv_head, read_list& list) const;
   void ask_for_pages(int layer) noexcept;
   void attend_block(int layer, int index, int kv_head);
   void add_output(const linear& matrix,

@@ -102,8 +102,11 @@ void step::append(
     const bool pairs = layout.type == kv_type::bf16;
     const auto narrow = pairs ? kernels_.to_bf16 : kernels_.to_half;
     clamped = narrow(keys, dim, half) + narrow(values, dim, half + dim);
-    pairs ? place_pairs(layout, base, half, half + dim, slot)
-          : place(layout, base, half, half + dim, slot);
+    if (pairs) {
+      place_pairs(layout, base, half, half + dim, slot);
+    } else {
+      place(layout, base, half, half + dim, slot);
+    }
   }
   if (clamped > 0 && kv_saturated_ != nullptr) {
     kv_saturated_->add(static_cast<std::uint64_t>(clamped));
@@ -220,25 +223,35 @@ void step::list_pages() {
     read_list& list = later_[static_cast<std::size_t>(thread)];
     list.clear();
     const int end = threads_.first_ticket(thread + 1, tickets);
-    for (int ticket = threads_.first_ticket(thread, tickets); ticket < end; ++ticket) {
-      const block& rows = blocks_[static_cast<std::size_t>(count - 1 - ticket % count)];
-      const row& last = rows_[static_cast<std::size_t>(rows.first + rows.count - 1)];
-      const model::slice& owner = batch_->slices[static_cast<std::size_t>(last.slice)];
-      if (last.index + 1 < static_cast<int>(owner.tokens.size())) continue;
-      const std::byte* const base = pool_.head_base(0, ticket / count);
-      for (int page = 0; page <= last.position / page_tokens; ++page) {
-        const auto id = static_cast<std::size_t>(owner.pages[static_cast<std::size_t>(page)]);
-        list.add(base + pool_.page_stride() * id);
-      }
-    }
+    int ticket = threads_.first_ticket(thread, tickets);
+    while (ticket < end && list_pages_of(count - 1 - ticket % count, ticket / count, list))
+      ++ticket;
   }
+}
+
+// False when the list is full.
+bool step::list_pages_of(int index, int kv_head, read_list& list) const {
+  const block& rows = blocks_[static_cast<std::size_t>(index)];
+  const row& last = rows_[static_cast<std::size_t>(rows.first + rows.count - 1)];
+  const model::slice& owner = batch_->slices[static_cast<std::size_t>(last.slice)];
+  if (last.index + 1 < static_cast<int>(owner.tokens.size())) return true;
+  const std::byte* const base = pool_.head_base(0, kv_head);
+  for (int page = 0; page <= last.position / page_tokens; ++page) {
+    const auto id = static_cast<std::size_t>(owner.pages[static_cast<std::size_t>(page)]);
+    if (!list.add(base + pool_.page_stride() * id)) return false;
+  }
+  return true;
 }
 
 // Behind the last layer: for none.
 void step::ask_for_pages(int layer) noexcept {
   const std::size_t offset = pool_.layout().layer_page_bytes() * static_cast<std::size_t>(layer);
   for (read_list& list : later_) {
-    layer < shape().layers ? list.begin(offset) : list.clear();
+    if (layer < shape().layers) {
+      list.begin(offset);
+    } else {
+      list.clear();
+    }
   }
 }
 

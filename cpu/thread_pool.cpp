@@ -250,7 +250,7 @@ struct thread_pool::state {
   void fit_width() {
     const auto now = std::chrono::steady_clock::now();
     if (!fitting.due(now)) return;
-    if (!read_times()) return fitting.start_window(times);
+    if (!read_times()) return fitting.start_window(now, times);
     if (!fitting.look(now, times)) return;
     const int before = width.load(std::memory_order_relaxed);
     {

@@ -18,8 +18,9 @@ class thread_pool {
   // threads >= 1, the caller included.
   explicit thread_pool(int threads);
   ~thread_pool();
-  // That work in the next phase, the first so many: between phases it may change, within what was
-  // asked for.
+  // That have a share of the next phase, the first so many: between phases it may change, within
+  // what was asked for. One that has none may still take others' tickets, so what `work` keeps a
+  // thread has room for as many as were asked for.
   int threads() const noexcept;
   // The first ticket of a thread's share; for threads(): `tickets`.
   int first_ticket(int thread, int tickets) const noexcept;

@@ -11,15 +11,16 @@ namespace {
 
 // A prompt and its next token through the whole network: shapes that a kernel refuses show here,
 // and what the driver loads on first use is loaded, on the path of prefill and on that of decode
-// steps.
+// steps, with log-probabilities and without.
 status try_out(model::ops& made) {
   model::sampling_parameters greedy;
   greedy.temperature = 0;
   model::slice one;
   one.pages = {page_id{0}};
   one.sample_last = true;
-  one.sampling = std::make_shared<const model::sampling_parameters>(greedy);
   for (const int count : {2, 1}) {
+    greedy.logprobs = count == 2 ? 0 : -1;
+    one.sampling = std::make_shared<const model::sampling_parameters>(greedy);
     one.tokens.assign(static_cast<std::size_t>(count), token{0});
     model::micro_batch batch;
     batch.slices.push_back(one);

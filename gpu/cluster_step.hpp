@@ -94,7 +94,7 @@ struct ring_record {
 // Steps of up to this many rows, of all lanes, whose logits are wanted end faster with the general
 // path's head, which has all multiprocessors for them, than with that of the launch, which has 16 a
 // lane: 1 row 337 us instead of 355, 32 rows 517 instead of 526, 56 rows 557 instead of 555
-// (cluster_step_bench --head, context 512, H100, 2026-11-24).
+// (commit 894c05a, cluster_step_bench --head, context 512, H100, 2026-11-24).
 constexpr int general_head_rows = 32;
 
 constexpr int lane_rows_most = 16;

@@ -21,7 +21,7 @@ constexpr int part_logits = 1024;
 constexpr int digest_threads = 256;
 constexpr int each = part_logits / digest_threads;
 constexpr int digest_warps = digest_threads / 32;
-constexpr int digest_floats = 2 * digest_warps * 4;  // bytes: two values a warp
+constexpr int floats_bytes = 2 * digest_warps * 4;  // bytes: two values a warp
 // Rows up to which the parts' own launch merges them: a fence and a counter a block cost less than
 // a launch then (head and digest of SmolLM2 at 8 rows 38.8 -> 37.2 us, at 64 55.8 -> 61.9; H100,
 // 2026-11-24).
@@ -42,7 +42,9 @@ struct alignas(16) part_head {
 // the same place, so that counters stay zero between launches of any size: 16 bytes, whose first
 // word counts parts, then the places of the row's best, then [parts] heads, then [parts][top]
 // candidates.
-constexpr std::size_t heads_at = 16 + best_places * sizeof(std::uint64_t);
+constexpr std::size_t records_at = 16;  // in the scratch
+constexpr std::size_t places_at = 16;   // in a record
+constexpr std::size_t heads_at = places_at + best_places * sizeof(std::uint64_t);
 constexpr int parts_of(int vocabulary) {
   return (vocabulary + part_logits - 1) / part_logits;
 }
@@ -58,7 +60,8 @@ struct digest_job {
     return static_cast<std::uint32_t*>(given.scratch);
   }
   FORETOKEN_DEVICE unsigned char* record(int row) const {
-    return static_cast<unsigned char*>(given.scratch) + 16 + wide(row) * record_bytes(parts);
+    return static_cast<unsigned char*>(given.scratch) + records_at +
+           wide(row) * record_bytes(parts);
   }
   FORETOKEN_DEVICE std::uint32_t* parts_arrived(int row) const {
     return reinterpret_cast<std::uint32_t*>(record(row));
@@ -90,7 +93,7 @@ struct sorted_lists {
   unsigned char* taken;
   int count, top;
   FORETOKEN_DEVICE sorted_lists(int lists, int size)
-      : all(reinterpret_cast<candidate*>(shared_memory() + digest_floats)),
+      : all(reinterpret_cast<candidate*>(shared_memory() + floats_bytes)),
         taken(reinterpret_cast<unsigned char*>(all + wide(lists) * wide(size))),
         count(lists),
         top(size) {}
@@ -308,7 +311,7 @@ FORETOKEN_KERNEL(32, 1) digest_best(const digest_job job) {
   const int row = block_x();
   const std::uint32_t number = number_of(job);
   static_assert(best_places == 32);
-  auto* const place = reinterpret_cast<u32x2*>(job.record(row) + 16) + thread_index();
+  auto* const place = reinterpret_cast<u32x2*>(job.record(row) + places_at) + thread_index();
   const u32x2 mine = load_shared_device(place);
   *place = u32x2{0, 0};
   const candidate best = warp_best({mine.y, mine.y == 0 ? -1 : static_cast<std::int32_t>(~mine.x)});
@@ -326,11 +329,11 @@ FORETOKEN_KERNEL(32, 1) digest_best(const digest_job job) {
 }  // namespace
 
 std::size_t digest_scratch_bytes(int rows, int vocabulary) {
-  return 16 + wide(rows) * record_bytes(parts_of(vocabulary));
+  return records_at + wide(rows) * record_bytes(parts_of(vocabulary));
 }
 
 best_logits best_logits_in(void* digest_scratch, int vocabulary) {
-  auto* const first = static_cast<unsigned char*>(digest_scratch) + 32;
+  auto* const first = static_cast<unsigned char*>(digest_scratch) + records_at + places_at;
   return {reinterpret_cast<std::uint64_t*>(first),
           record_bytes(parts_of(vocabulary)) / sizeof(std::uint64_t), vocabulary};
 }
@@ -340,8 +343,8 @@ status launch_digest(const launch_context& on, const digest_arguments& given) {
   if (given.top < 0 || given.top > digest_top) return invalid("top", "out of range");
   const digest_job job{given, parts_of(given.vocabulary), given.rows <= merge_rows_max};
   if (given.top == 0) return launch(on, digest_best, {given.rows, 1, 1}, 32, 16, job);
-  const int part = digest_floats + lists_bytes(digest_warps, given.top);
-  const int row = digest_floats + lists_bytes(job.parts, given.top);
+  const int part = floats_bytes + lists_bytes(digest_warps, given.top);
+  const int row = floats_bytes + lists_bytes(job.parts, given.top);
   FORETOKEN_TRY(launch(on, digest_parts, {job.parts, given.rows, 1}, digest_threads,
                        job.merges && row > part ? row : part, job));
   if (job.merges) return {};

@@ -2,7 +2,8 @@
 // logits = softcap(W_head norm(x)) of the rows that want them: one product (linear.cuh).
 // Or the best of each row alone, of which a row has few places in memory: a larger number wins, so
 // the order of arrival does not matter.
-// Bytes: the matrix once (SmolLM2 in f16: 57 MB, 18 us at 3.1 TB/s), 4 vocabulary a row written.
+// Bytes: the matrix once (SmolLM2 in f16: 57 MB, 18 us at 3.1 TB/s), 4 vocabulary a row written
+// unless its best alone is wanted.
 
 #include "gpu/linear_launch.cuh"
 #include "gpu/logit_order.cuh"

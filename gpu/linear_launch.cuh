@@ -15,9 +15,9 @@ namespace foretoken::gpu {
 constexpr int resident_bytes_max = 112 << 10;
 
 // The deep ring of f16 where a block stays below this. Codes need little, and blocks that take
-// little crowd on few multiprocessors, those of several kernels ahead among them: narrow matrices
-// take this much, two blocks a multiprocessor, whatever they need (SmolLM2, W4, 1 row: a step of
-// 487 us instead of 572, H100, 2026-11-24).
+// little crowd on few multiprocessors: narrow matrices take this much, two blocks a multiprocessor,
+// whatever they need (SmolLM2, W4, 1 row: a step of 487 us instead of 572, when kernels still
+// started their successors before they had waited; H100, 2026-11-24).
 constexpr int narrow_bytes = 88 << 10;
 
 template <weight_form Form, int ColumnTiles, int Slots, class Epilogue>

@@ -93,8 +93,9 @@ status launch_wide(const launch_context& on,
 }
 
 // The smallest block of which one wave is enough, or two of a middle one; then blocks that walk the
-// whole of K, when they fill the device. (gpu_step_bench --tiles, H100, 2026-11-24; `chosen`:
-// another kernel.)
+// whole of K, when they fill the device. (gpu_step_bench --tiles, H100, 2026-11-24; from 9 rows on,
+// H200, 2026-11-30: launch_form() asks before for fewer, where K is not too large for their kernel.
+// `chosen`: another kernel.)
 template <weight_form Form>
 product_tile wide_tile_for(const launch_context& on, const linear_job& job) {
   struct candidate {

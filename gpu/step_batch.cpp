@@ -112,7 +112,7 @@ void step::choose_bucket(const model::micro_batch& batch) {
     bucket_.head_rows = tasks > sizes_.head_rows ? 0 : tasks;
     return;
   }
-  constexpr std::size_t recordings_max = 96;
+  constexpr std::size_t recordings_max = 128;
   if (!chosen_.graphs) return;
   if (recordings_.contains(bucket_)) {
     mode_ = mode::replaying;

@@ -35,7 +35,8 @@ class ops {
   virtual status begin(const micro_batch& batch) = 0;
   // x = embedding[token] * scale (+ positions)
   virtual void embed() = 0;
-  // q, k, v = W norm(x) + b; per-head norms; rope; k and v appended to the pages
+  // q, k, v = W norm(x) + b; per-head norms; rope; k and v appended to the pages, by attention() at
+  // the latest
   virtual void attention_input(int layer) = 0;
   // softmax(scale * q k) v over the pages, window and soft cap as the layer says
   virtual void attention(int layer) = 0;

@@ -147,7 +147,8 @@ TEST_CASE("pool_width: another thread's times begin a new window") {
     return std::vector<thread_times>(2, {milliseconds(ran), milliseconds(waited)});
   };
   CHECK_FALSE(width.look(now, passed(10, 10)));
-  width.start_window(passed(1000, 9000));
+  width.start_window(now, passed(1000, 9000));
+  CHECK_FALSE(width.due(now));
   now += seconds(1);
   CHECK_FALSE(width.look(now, passed(1100, 9000)));
   CHECK(width.threads() == 2);
