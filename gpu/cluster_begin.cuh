@@ -100,16 +100,11 @@ template <class S>
 FORETOKEN_DEVICE void arm(const block<S>& b, exchange which) {
   if (b.table().bytes[which] > 0) barrier_expect(b.arrival(which), b.table().bytes[which]);
 }
-// A compute thread waits for an exchange of `layer`. The barrier is armed again before its next
-// wait, when the warps have nothing better to do: bytes that come before are counted.
+// A compute thread waits for an exchange of `layer`. The warps outside the FFN arm the barrier
+// again before its next wait: bytes that come before are counted.
 template <class S>
 FORETOKEN_DEVICE void await(const block<S>& b, exchange which, int layer) {
   barrier_wait(b.arrival(which), layer & 1);
-}
-template <class S>
-FORETOKEN_DEVICE void arm_again(const block<S>& b, exchange which) {
-  if (b.thread == 0) arm(b, which);
-  __syncwarp();
 }
 
 // Tables, barriers, the first layer's weights. Ends with a barrier of the cluster.
@@ -122,10 +117,10 @@ FORETOKEN_DEVICE void begin(block<S>& b) {
     }
     fence_barrier_init();
     const duties mine = duties_of(b);
-    if (mine.q) load_record(b, matrix::q, 0);
-    if (mine.o) load_record(b, matrix::o, 0);
-    if (mine.g) load_record(b, matrix::g, 0);
-    if (mine.d) load_record(b, matrix::d, 0);
+    if (mine.q) load_record(b, b.warp, matrix::q, 0);
+    if (mine.o) load_record(b, b.warp, matrix::o, 0);
+    if (mine.g) load_record(b, b.warp, matrix::g, 0);
+    if (mine.d) load_record(b, b.warp, matrix::d, 0);
   }
   wait_for_predecessor();
   fill_rows(b);

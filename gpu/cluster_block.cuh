@@ -143,7 +143,7 @@ struct block {
   }
 };
 
-// ---- weights: every warp loads its own records, a layer ahead
+// ---- weights: every warp has its own records, loaded a layer ahead
 // --------------------------------------
 
 // Which of its slots a warp uses in a layer; the others serve the head alone.
@@ -151,28 +151,35 @@ struct duties {
   bool q, o, g, d;
 };
 template <class S>
+FORETOKEN_DEVICE duties duties_of(const block<S>& b, int warp) {
+  const bool tile_warp = warp < tile_warps;
+  const bool out = tile_warp && warp / parts < b.own(S::tiles_width);
+  return {warp / parts < b.own(S::tiles_qkv), out, tile_warp && warp < b.own(S::tiles_gate), out};
+}
+template <class S>
 FORETOKEN_DEVICE duties duties_of(const block<S>& b) {
-  const bool tile_warp = b.warp < tile_warps;
-  const bool out = tile_warp && b.warp / parts < b.own(S::tiles_width);
-  return {b.warp / parts < b.own(S::tiles_qkv), out, tile_warp && b.warp < b.own(S::tiles_gate),
-          out};
+  return duties_of(b, b.warp);
 }
 
 enum class matrix : std::uint8_t { q, o, g, d };
 
 template <class S>
-FORETOKEN_DEVICE char* slot_of(const block<S>& b, matrix m, int segment = 0) {
+FORETOKEN_DEVICE char* slot_of_warp(const block<S>& b, int warp, matrix m) {
   switch (m) {
-    case matrix::q: return b.base() + S::slot_q + b.warp * S::record_in;
-    case matrix::o: return b.base() + S::slot_o + b.warp * S::record_out;
-    case matrix::g: return b.base() + S::slot_g + (b.warp * parts + segment) * S::record_in;
-    default: return b.base() + S::slot_d + b.warp * S::record_ffn;
+    case matrix::q: return b.base() + S::slot_q + warp * S::record_in;
+    case matrix::o: return b.base() + S::slot_o + warp * S::record_out;
+    case matrix::g: return b.base() + S::slot_g + warp * parts * S::record_in;
+    default: return b.base() + S::slot_d + warp * S::record_ffn;
   }
 }
-
-// One lane: starts the copy of a record of `layer` into its slot.
 template <class S>
-FORETOKEN_DEVICE void load_record(const block<S>& b, matrix m, int layer) {
+FORETOKEN_DEVICE char* slot_of(const block<S>& b, matrix m, int segment = 0) {
+  return slot_of_warp(b, b.warp, m) + segment * S::record_in;
+}
+
+// One lane: starts the copy of a warp's record of `layer` into its slot.
+template <class S>
+FORETOKEN_DEVICE void load_record(const block<S>& b, int warp, matrix m, int layer) {
   const std::byte* from =
       b.job.model.layers +
       (static_cast<std::size_t>(b.rank) * static_cast<std::size_t>(b.job.model.layer_count) +
@@ -180,17 +187,17 @@ FORETOKEN_DEVICE void load_record(const block<S>& b, matrix m, int layer) {
           S::layer_bytes;
   switch (m) {
     case matrix::q:
-      return bulk_load(slot_of(b, m), from + S::at_q + b.warp * S::record_in, S::record_in,
-                       b.weight_barrier(b.warp, 0));
+      return bulk_load(slot_of_warp(b, warp, m), from + S::at_q + warp * S::record_in, S::record_in,
+                       b.weight_barrier(warp, 0));
     case matrix::o:
-      return bulk_load(slot_of(b, m), from + S::at_o + b.warp * S::record_out, S::record_out,
-                       b.weight_barrier(b.warp, 1));
+      return bulk_load(slot_of_warp(b, warp, m), from + S::at_o + warp * S::record_out,
+                       S::record_out, b.weight_barrier(warp, 1));
     case matrix::g:
-      return bulk_load(slot_of(b, m), from + S::at_g + b.warp * parts * S::record_in,
-                       parts * S::record_in, b.weight_barrier(b.warp, 2));
+      return bulk_load(slot_of_warp(b, warp, m), from + S::at_g + warp * parts * S::record_in,
+                       parts * S::record_in, b.weight_barrier(warp, 2));
     default:
-      return bulk_load(slot_of(b, m), from + S::at_d + b.warp * S::record_ffn, S::record_ffn,
-                       b.weight_barrier(b.warp, 6));
+      return bulk_load(slot_of_warp(b, warp, m), from + S::at_d + warp * S::record_ffn,
+                       S::record_ffn, b.weight_barrier(warp, 6));
   }
 }
 
@@ -224,18 +231,14 @@ FORETOKEN_DEVICE void load_head_tile(const block<S>& b, int round) {
   bulk_copy(slot_of(b, matrix::d), from + 2 * S::record_in, 2 * S::record_in, arrival);
 }
 
-// When the products of a matrix in `layer` are done and sent: its slot is free for the next layer,
-// or for the head. Whole warps, in the time they would wait.
+// The slots of a matrix for `layer`, once nobody reads them: four by each of the warps outside the
+// FFN, which have the time.
 template <class S>
-FORETOKEN_DEVICE void refill(const block<S>& b, matrix m, int layer, bool used) {
-  if (b.lane == 0) {
-    if (layer + 1 < b.job.model.layer_count) {
-      if (used) load_record(b, m, layer + 1);
-    } else if (b.job.normed == nullptr) {
-      if (m == matrix::g) load_head_tile(b, 0);
-      if (m == matrix::d) load_head_tile(b, 1);
-    }
-  }
+FORETOKEN_DEVICE void load_slots(const block<S>& b, matrix m, int layer) {
+  const int warp = (b.warp - tile_warps) * 4 + b.lane;
+  const duties of = duties_of(b, warp);
+  const bool used = m == matrix::q ? of.q : m == matrix::g ? of.g : of.o;
+  if (b.lane < 4 && used && layer < b.job.model.layer_count) load_record(b, warp, m, layer);
   __syncwarp();
 }
 

@@ -77,13 +77,26 @@ FORETOKEN_DEVICE int row_groups(const block<S>& b) {
   return (b.rows + 3) / 4;
 }
 
-// The four other warps while twelve do the FFN, and before the head.
+// The four other warps from attention on, and before the head. An exchange that is complete here
+// says that this block's twelve warps are through with what comes before it: slots are free, and
+// barriers have been waited for.
 template <class S>
 FORETOKEN_DEVICE void serve_ffn(const block<S>& b, int layer) {
+  // Keys and values first: a cluster reads 23 bytes a cycle and block.
+  load_slots(b, matrix::q, layer + 1);
+  if (layer > 0) load_slots(b, matrix::d, layer);
   prefetch_spans(b, layer + 1);
-  barrier_wait(b.arrival(to_ffn), layer & 1);
+  await(b, to_ffn, layer);
   if (b.warp - tile_warps < row_groups(b)) row_scales(b, 1, b.warp - tile_warps);
   meet_without_waiting(meet_scale, threads);
+  const bool arms = b.warp == tile_warps && b.lane < exchanges;
+  if (arms && b.lane != to_down) arm(b, static_cast<exchange>(b.lane));
+  __syncwarp();
+  load_slots(b, matrix::o, layer + 1);
+  await(b, to_down, layer);
+  if (arms && b.lane == to_down) arm(b, to_down);
+  __syncwarp();
+  load_slots(b, matrix::g, layer + 1);
 }
 template <class S>
 FORETOKEN_DEVICE void serve_head(const block<S>& b) {
@@ -157,7 +170,6 @@ FORETOKEN_DEVICE void attention_half(
   b.forget();
   watch.lap();
   finish_qkv(b, plan, b.job.kv + (layer_pages(b, layer) - b.job.kv));
-  arm_again(b, to_next);
   watch.lap();
   if (b.table().bytes[to_attention] > 0) {
     await(b, to_attention, layer);
@@ -165,22 +177,18 @@ FORETOKEN_DEVICE void attention_half(
     meet(meet_block, threads);  // results of chunks take the place of inputs and sums of q, k, v
     watch.lap();
     attend(b, l, layer);
-    arm_again(b, to_attention);
   }
-  // Keys and values first: a cluster reads 23 bytes a cycle and block.
-  refill(b, matrix::q, layer, duties_of(b).q);
   watch.lap();
   if (b.table().bytes[to_merge] > 0) {
     await(b, to_merge, layer);
     b.forget();
     watch.lap();
     merge_spans(b);
-    arm_again(b, to_merge);
   }
   watch.lap();
 }
 
-// x += W_o a, and the load of W_down, which waited for keys and values to pass.
+// x += W_o a.
 template <class S, class Watch>
 FORETOKEN_DEVICE void output_product(block<S>& b,
                                      const residual_plan& plan,
@@ -195,11 +203,7 @@ FORETOKEN_DEVICE void output_product(block<S>& b,
   meet(meet_tiles, tile_threads);
   b.forget();
   finish_residual(b, plan, gain, 1, to_ffn);
-  arm_again(b, to_output);
   watch.lap();
-  refill(b, matrix::o, layer, duties_of(b).o);
-  if (layer > 0 && b.lane == 0 && duties_of(b).d) load_record(b, matrix::d, layer);
-  __syncwarp();
 }
 
 // h = silu(gate) * up.
@@ -219,9 +223,7 @@ FORETOKEN_DEVICE void hidden_product(block<S>& b, int layer, Watch& watch) {
   meet(meet_scale, threads);
   watch.lap();
   if (duties_of(b).g) finish_hidden(b, total);
-  arm_again(b, to_ffn);
   watch.lap();
-  refill(b, matrix::g, layer, duties_of(b).g);
 }
 
 // x += W_down h.
@@ -245,8 +247,6 @@ FORETOKEN_DEVICE void down_product(block<S>& b,
   meet(meet_tiles, tile_threads);
   b.forget();
   finish_residual(b, plan, gain, 0, to_next);
-  arm_again(b, to_down);
-  refill(b, matrix::d, layer, false);  // the head's, after the last layer
   watch.lap();
 }
 
@@ -280,6 +280,11 @@ FORETOKEN_DEVICE void run_head(block<S>& b) {
     best.id[c][0] = best.id[c][1] = -1;
   }
   if (b.warp < tile_warps) {
+    if (b.lane == 0) {
+      load_head_tile(b, 0);
+      load_head_tile(b, 1);
+    }
+    __syncwarp();
     barrier_wait(b.arrival(to_next), b.job.model.layer_count & 1);
     meet(meet_scale, threads);
     head_tiles(b, best, duties_of(b).g ? b.job.model.layer_count : 0);

@@ -79,7 +79,7 @@ struct record_reader {
         last_codes(record + whole * 128 + lane * 4),
         even(record + Steps * 128 + lane / 4 * 8),
         // An odd number of steps lets every other segment begin in the middle of a group.
-        odd(even + (Steps % 2 == 1 && segment % 2 == 1 ? 64 : 0)) {}
+        odd(even + Steps % 2 * 64 * (segment & 1)) {}
   FORETOKEN_DEVICE u32x2 scale(int j) const {
     return *reinterpret_cast<const u32x2*>((j % 2 == 0 ? even : odd) + j / 2 * 64);
   }

@@ -9,7 +9,8 @@
 // Rows: the 1..8 of a lane are the columns of m16n8k16; tiles of 16 weight rows are spread over
 // the blocks. Every block holds all inputs of its next product, as B fragments; whoever finishes 8
 // values of a row stores them into the 16 blocks (st.async), whose barriers count bytes: no cluster
-// barrier inside the step. Weights arrive by bulk copies a layer ahead, each warp for itself.
+// barrier inside the step. Weights arrive by bulk copies a layer ahead, a slot for each warp; the
+// four warps without a tile of the FFN start them and arm the barriers.
 //
 // Why no buffer is overwritten early, and no barrier completes with another layer's bytes. Six
 // exchanges a layer: q k v -> attention -> merge -> output projection -> FFN -> down -> next layer.
