@@ -81,21 +81,21 @@ FORETOKEN_DEVICE int row_groups(const block<S>& b) {
 // says that this block's twelve warps are through with what comes before it: slots are free, and
 // barriers have been waited for.
 template <class S>
-FORETOKEN_DEVICE void serve_ffn(const block<S>& b, int layer) {
-  // Keys and values first: a cluster reads 23 bytes a cycle and block.
+FORETOKEN_DEVICE void serve_ffn(block<S>& b, int layer) {
+  b.forget();
+  prefetch_spans(b, layer + 1);
   load_slots(b, matrix::q, layer + 1);
   if (layer > 0) load_slots(b, matrix::d, layer);
-  prefetch_spans(b, layer + 1);
   await(b, to_ffn, layer);
   if (b.warp - tile_warps < row_groups(b)) row_scales(b, 1, b.warp - tile_warps);
-  meet_without_waiting(meet_scale, threads);
-  const bool arms = b.warp == tile_warps && b.lane < exchanges;
-  if (arms && b.lane != to_down) arm(b, static_cast<exchange>(b.lane));
+  // The exchange to the down projection is still this layer's.
+  const bool later = b.lane != to_down;
+  if (b.warp == tile_warps && b.lane < exchanges && (later || layer > 0)) {
+    arm(b, static_cast<exchange>(b.lane));
+  }
   __syncwarp();
   load_slots(b, matrix::o, layer + 1);
-  await(b, to_down, layer);
-  if (arms && b.lane == to_down) arm(b, to_down);
-  __syncwarp();
+  meet(meet_scale, threads);  // gate and up are multiplied
   load_slots(b, matrix::g, layer + 1);
 }
 template <class S>
