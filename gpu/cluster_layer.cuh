@@ -179,6 +179,15 @@ FORETOKEN_DEVICE void attention_half(
     attend(b, l, layer);
   }
   watch.lap();
+}
+
+// The pairs of this block, and x += W_o a.
+template <class S, class Watch>
+FORETOKEN_DEVICE void output_product(block<S>& b,
+                                     const residual_plan& plan,
+                                     int layer,
+                                     Watch& watch) {
+  b.forget();
   if (b.table().bytes[to_merge] > 0) {
     await(b, to_merge, layer);
     b.forget();
@@ -186,14 +195,6 @@ FORETOKEN_DEVICE void attention_half(
     merge_spans(b);
   }
   watch.lap();
-}
-
-// x += W_o a.
-template <class S, class Watch>
-FORETOKEN_DEVICE void output_product(block<S>& b,
-                                     const residual_plan& plan,
-                                     int layer,
-                                     Watch& watch) {
   const f32x2 gain = gains_for(b, plan, 2 * layer + 1);
   const auto weights = unit_weights<S::steps_out>(b, matrix::o, 1, layer, duties_of(b).o);
   await(b, to_output, layer);
