@@ -122,13 +122,19 @@ FORETOKEN_DEVICE void load_first(const block<S>& b, lines& l, const first_lines&
   }
 }
 
+// Place of this step's token in its page.
+FORETOKEN_DEVICE int newest_token(const work_item& item) {
+  static_assert(page_positions == 16);
+  return item.position & 15;
+}
+
 // The key and value of this step's token take their place in the lines, wherever memory has them
 // yet.
 template <class S>
 FORETOKEN_DEVICE void patch_key(const block<S>& b, lines& l, const work_item& item) {
   using at = memory<S>;
-  const int token = item.position % page_positions;
-  if (b.lane / 4 != token % 8) return;
+  const int token = newest_token(item);
+  if (b.lane / 4 != (token & 7)) return;
   const char* const newest = b.base() + at::newest + item.pair * at::newest_bytes + b.lane % 4 * 8;
   FORETOKEN_UNROLL
   for (int i = 0; i < steps_head; ++i) {
@@ -146,16 +152,16 @@ FORETOKEN_DEVICE std::uint32_t with_half(std::uint32_t pair, std::uint16_t half,
 template <class S>
 FORETOKEN_DEVICE void patch_value(const block<S>& b, lines& l, const work_item& item) {
   using at = memory<S>;
-  const int token = item.position % page_positions;
-  if (b.lane % 4 != token % 8 / 2) return;
+  const int token = newest_token(item);
+  if (b.lane % 4 != (token & 7) / 2) return;
   const auto* const newest = reinterpret_cast<const std::uint16_t*>(
       b.base() + at::newest + item.pair * at::newest_bytes + head_dim * 2);
   const int dim = b.warp % 4 * 16 + b.lane / 4;
   const std::uint16_t low = newest[dim], high = newest[dim + 8];
+  const bool upper = (token & 1) != 0;
   FORETOKEN_UNROLL
   for (int k = 0; k < 4; ++k) {
-    const bool here = k == item.position / page_positions % 4;
-    const bool upper = token % 2 == 1;
+    const bool here = k == (item.position >> 4 & 3);
     u32x4& v = l.value[k];
     v.x = here && token < 8 ? with_half(v.x, low, upper) : v.x;
     v.y = here && token < 8 ? with_half(v.y, high, upper) : v.y;
@@ -317,10 +323,10 @@ FORETOKEN_DEVICE void send_span(const block<S>& b, int n, int i, const work_item
   const std::uint32_t arrival = shared_address(b.arrival(to_merge));
   send_16(to + column * 256 + piece * 16,
           u32x4{float_bits(o[0]), float_bits(o[1]), float_bits(o[2]), float_bits(o[3])}, arrival,
-          item.pair % blocks);
+          item.pair & (blocks - 1));
   if (piece == 0) {
     send_8(to + S::group * 256 + column * 8, u32x2{float_bits(m), float_bits(l)}, arrival,
-           item.pair % blocks);
+           item.pair & (blocks - 1));
   }
 }
 
@@ -338,13 +344,13 @@ FORETOKEN_DEVICE void attend_item(
   if (chunk <= item.position) {
     float s[4] = {lowest, lowest, lowest, lowest}, m[2];
     if (item.first + b.warp * page_positions <= item.position) {
-      if (item.position / 16 == item.first / 16 + b.warp) patch_key(b, l, item);
+      if (item.position < item.first + (b.warp + 1) * page_positions) patch_key(b, l, item);
       __syncwarp();
       page_scores(b, s, l, item);
     }
     if (more) load_keys(b, l, after, next, kv);
     page_weights(b, s, m);
-    if (item.position / 64 == chunk / 64) patch_value(b, l, item);
+    if (item.position < chunk + 64) patch_value(b, l, item);
     __syncwarp();
     chunk_values<S>(b, l, n, m);
   } else {
