@@ -11,14 +11,19 @@ template <class S>
 FORETOKEN_DEVICE void fill_rows(const block<S>& b) {
   tables& t = b.table();
   if (b.thread < b.rows) {
-    const int token = b.rows_of.token[b.thread];
-    t.token[b.thread] = token < 0 ? b.rows_of.previous[-1 - token] : token;
     t.position[b.thread] = b.rows_of.position[b.thread];
     t.table[b.thread] = b.rows_of.table[b.thread];
-    t.newest_page[b.thread] = b.job.page_tables[wide(t.table[b.thread]) * wide(b.job.table_stride) +
-                                                wide(t.position[b.thread] / page_positions)];
   }
   if (b.thread == 0) t.clamped = 0;
+}
+template <class S>
+FORETOKEN_DEVICE void fill_tokens(const block<S>& b) {
+  tables& t = b.table();
+  if (b.thread >= b.rows) return;
+  const int token = b.rows_of.token[b.thread];
+  t.token[b.thread] = token < 0 ? b.rows_of.previous[-1 - token] : token;
+  t.newest_page[b.thread] = b.job.page_tables[wide(t.table[b.thread]) * wide(b.job.table_stride) +
+                                              wide(t.position[b.thread] / page_positions)];
 }
 
 FORETOKEN_DEVICE int spans_of(int position) {
@@ -107,7 +112,8 @@ FORETOKEN_DEVICE void await(const block<S>& b, exchange which, int layer) {
   barrier_wait(b.arrival(which), layer & 1);
 }
 
-// Tables, barriers, the first layer's weights. Ends with a barrier of the cluster.
+// Barriers, the first layer's weights and what follows from positions alone, while the step before
+// ends. Ends with a barrier of the cluster.
 template <class S>
 FORETOKEN_DEVICE void begin(block<S>& b) {
   if (b.lane == 0) {
@@ -122,7 +128,6 @@ FORETOKEN_DEVICE void begin(block<S>& b) {
     if (mine.g) load_record(b, b.warp, matrix::g, 0);
     if (mine.d) load_record(b, b.warp, matrix::d, 0);
   }
-  wait_for_predecessor();
   fill_rows(b);
   block_sync();
   fill_pairs(b);
@@ -132,7 +137,6 @@ FORETOKEN_DEVICE void begin(block<S>& b) {
   if (b.thread == 0) {
     for (int i = 0; i < exchanges; ++i) arm(b, static_cast<exchange>(i));
   }
-  fill_pages(b);
   for (int i = b.thread; i < b.rows * head_dim; i += threads) {
     b.floats(memory<S>::angles)[i] =
         b.job.model.angles[wide(b.table().position[i / head_dim]) * head_dim + wide(i % head_dim)];
@@ -140,6 +144,15 @@ FORETOKEN_DEVICE void begin(block<S>& b) {
   FORETOKEN_UNROLL
   for (int i = 0; i < 4; ++i) b.peer[i] = address_in(b.local(0), 4 * (b.lane / 8) + i);
   cluster_barrier();
+}
+// The step before has ended: its tokens, and the pages.
+template <class S>
+FORETOKEN_DEVICE void follow(const block<S>& b) {
+  wait_for_predecessor();
+  release_successor();  // the general path's head loads weights on multiprocessors without a lane
+  fill_tokens(b);
+  fill_pages(b);
+  block_sync();
 }
 
 }  // namespace foretoken::gpu::cluster

@@ -214,10 +214,18 @@ FORETOKEN_DEVICE qkv_plan plan_qkv(const block<S>& b) {
   const int token = t.position[f.row] % page_positions;
   const int dim = first + (!p.later ? 0 : what.part == 1 ? 8 : 2);
   p.append = static_cast<std::uint32_t>(
-      (t.newest_page[f.row] * S::kv_heads + what.head) * (2 * page_positions * head_dim) +
+      what.head * (2 * page_positions * head_dim) +
       (what.part == 1 ? key_offset(token, dim)
                       : page_positions * head_dim + value_offset(token, dim)));
   return p;
+}
+
+// The row's newest page is known.
+template <class S>
+FORETOKEN_DEVICE void plan_append(const block<S>& b, qkv_plan& p) {
+  if (p.row < 0) return;
+  p.append += static_cast<std::uint32_t>(b.table().newest_page[p.row] * S::kv_heads *
+                                         (2 * page_positions * head_dim));
 }
 
 // Scales by 1/rms, rotates, rounds, sends to the blocks that attend to the row's pages, appends to

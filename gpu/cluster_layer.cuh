@@ -253,10 +253,12 @@ FORETOKEN_DEVICE void down_product(block<S>& b,
 
 template <class S, class Watch>
 FORETOKEN_DEVICE void run_layers(block<S>& b, Watch& watch) {
-  const qkv_plan plan = plan_qkv(b);
+  qkv_plan plan = plan_qkv(b);
   const residual_plan residual = plan_residual(b);
-  const first_lines first = plan_first(b);
+  follow(b);
   if (b.warp < tile_warps) send_embedding(b, residual);
+  plan_append(b, plan);
+  const first_lines first = plan_first(b);
   for (int layer = 0; layer < b.job.model.layer_count; ++layer) {
     watch.here = blockIdx.x == 0 && b.thread == 0 && layer == b.job.model.layer_count / 3;
     watch.lap();

@@ -46,7 +46,6 @@ __global__ void __launch_bounds__(threads, 1)
              job.lane[number].rows,
              {}};
   begin(b);
-  release_successor();  // the general path's head loads weights on multiprocessors without a lane
   stopwatch<Timed> watch{job.cycles};
   run_layers(b, watch);
   if (job.normed != nullptr) {
