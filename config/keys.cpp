@@ -140,6 +140,15 @@ void add_scheduler_keys(std::vector<key>& out) {
               FORETOKEN_MEMBER(engine.scheduler.beside_rows_max)));
 }
 
+// Whoever has the same setting follows when the key is set.
+template <class Copy>
+void follow(key& one, Copy copy) {
+  one.set = [set = one.set, copy](settings& all, const value& given) {
+    set(all, given);
+    copy(all);
+  };
+}
+
 void add_request_keys(std::vector<key>& out) {
   out.push_back(integer("request.open_max", 1, 1 << 24,
                         "Requests accepted and not ended; more are refused.",
@@ -150,11 +159,8 @@ void add_request_keys(std::vector<key>& out) {
                         FORETOKEN_MEMBER(engine.messages_max)));
   out.push_back(integer("request.choices_max", 1, 1024, "Most choices (n) of one request.",
                         FORETOKEN_MEMBER(engine.choices_max)));
-  const auto engine_choices = out.back().set;  // the edge refuses what the engine would refuse
-  out.back().set = [engine_choices](settings& all, const value& given) {
-    engine_choices(all, given);
-    all.net.choices_max = all.engine.choices_max;
-  };
+  // The edge refuses what the engine would refuse.
+  follow(out.back(), [](settings& all) { all.net.choices_max = all.engine.choices_max; });
   out.push_back(integer("request.logprobs_max", 0, 1024, "Most alternatives in logprobs.",
                         FORETOKEN_MEMBER(engine.logprobs_max)));
   out.push_back(integer("request.stops_max", 0, 1024, "Most stop strings of one request.",
@@ -173,11 +179,7 @@ void add_actor_keys(std::vector<key>& out) {
                          "work before they sleep: waking a thread takes tens of microseconds. For "
                          "a GPU on a machine with cores to spare; 0 = they sleep at once.",
                          FORETOKEN_MEMBER(engine.stay_awake)));
-  const auto actors = out.back().set;  // the loop does the same
-  out.back().set = [actors](settings& all, const value& given) {
-    actors(all, given);
-    all.net.stay_awake = all.engine.stay_awake;
-  };
+  follow(out.back(), [](settings& all) { all.net.stay_awake = all.engine.stay_awake; });
   out.push_back(integer("actors.inline_tokenize_bytes", 0, 1 << 24,
                         "Longer text goes to the tokenizer actor instead of the caller's thread.",
                         FORETOKEN_MEMBER(engine.inline_tokenize_bytes)));

@@ -117,6 +117,22 @@ TEST_CASE("residual: a post norm comes before the sum") {
   }
 }
 
+gpu::head_arguments head_of(int rows,
+                            const device_array<std::int32_t>& which,
+                            const made_workspace& work,
+                            const device_array<float>& gain,
+                            const gpu::packed_matrix& matrix,
+                            const device_array<float>& logits) {
+  gpu::head_arguments given;
+  given.rows = rows;
+  given.which = which.get();
+  given.work = work.view;
+  given.norm = {gain.get(), nullptr, 1e-5f, model::norm_kind::rms};
+  given.matrix = matrix;
+  given.logits = logits.get();
+  return given;
+}
+
 TEST_CASE("head: chosen rows, capped") {
   random_source random(7);
   constexpr int width = 64, vocabulary = 150, rows = 6;
@@ -132,14 +148,8 @@ TEST_CASE("head: chosen rows, capped") {
     const made_workspace work(width_of(width), rows, 16);
     test::put_stream(work.view, x, gain, rows, width);
     const device_array<float> logits(at(3 * w.view.rows));
-    gpu::head_arguments given;
-    given.rows = 3;
-    given.which = which_array.get();
-    given.work = work.view;
-    given.norm = {gain_there.get(), nullptr, 1e-5f, model::norm_kind::rms};
-    given.matrix = w.view;
+    gpu::head_arguments given = head_of(3, which_array, work, gain_there, w.view, logits);
     given.softcap = 2;
-    given.logits = logits.get();
     REQUIRE(gpu::launch_head(test::device_context(), given));
     const auto all = logits.read();
     std::vector<double> got, expected;
@@ -188,13 +198,7 @@ TEST_CASE("digest: the best alone, found by the head") {
       const device_array<gpu::logits_digest> out(at(rows));
       const device_array<std::int32_t> tokens(at(rows));
       const device_array<std::uint32_t> number(std::vector<std::uint32_t>{78}), flag(1);
-      gpu::head_arguments given;
-      given.rows = rows;
-      given.which = which_array.get();
-      given.work = work.view;
-      given.norm = {gain_there.get(), nullptr, 1e-5f, model::norm_kind::rms};
-      given.matrix = w.view;
-      given.logits = logits.get();
+      gpu::head_arguments given = head_of(rows, which_array, work, gain_there, w.view, logits);
       REQUIRE(gpu::launch_head(test::device_context(), given));
       given.best = gpu::best_logits_in(scratch.get(), vocabulary);
       for (int again = 0; again < 2; ++again) {  // places are empty again
