@@ -94,9 +94,9 @@ void step::choose_bucket(const model::micro_batch& batch) {
   int top = 0;  // as long as nobody needs a row of logits or their sum
   for (const head_task& task : tasks_) {
     const auto& owner = batch.slices[size_of(task.slice)];
-    const int logprobs = owner.sampling->logprobs;
-    if (task.on_host || logprobs >= 0) top = std::max(top, 1);
-    if (!task.on_host) top = std::max(top, logprobs);
+    // A slice that is only scored has no sampling; its logits go to the host.
+    const int wanted = task.on_host ? 1 : owner.sampling->logprobs;
+    if (wanted >= 0) top = std::max({top, wanted, 1});
   }
   const int tasks = static_cast<int>(tasks_.size());
   bucket_.rows = bucket_of(std::max(row_count_, 1), sizes_.rows);
