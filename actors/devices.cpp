@@ -31,6 +31,11 @@ status check_pages(int pages, std::uint64_t page_bytes) {
                                                pages, page_bytes));
 }
 
+void show_in(const std::shared_ptr<counters>& metrics, cpu::options& device) {
+  device.kv_saturated = &metrics->kv_saturated;
+  device.threads_working = &metrics->cpu_threads_working;
+}
+
 result<prepared_devices> prepare_cpu(const model::model_file& file,
                                      const options& chosen,
                                      const std::shared_ptr<counters>& metrics,
@@ -47,11 +52,12 @@ result<prepared_devices> prepare_cpu(const model::model_file& file,
   device.last_reader = true;
   auto weights = cpu::prepare_weights(file, device, progress);
   if (!weights) return weights.error();
-  device.kv_saturated = &metrics->kv_saturated;
+  show_in(metrics, device);
   const auto make = [shared = std::move(weights).value(), device, metrics] {
     return cpu::make_ops(shared, device);
   };
-  return prepared_devices{{{cpu::best_isa_name(), plan.kv_pages, make, {}}}, [] { return false; }};
+  const std::string name = fmt::format("cpu ({})", cpu::path_name(chosen.cpu.path));
+  return prepared_devices{{{name, "cpu", plan.kv_pages, make, {}}}, [] { return false; }};
 }
 
 // Takes over from a lost GPU: the file is read again, the page numbers stay those of the GPU's
@@ -67,7 +73,7 @@ result<std::unique_ptr<model::ops>> take_over(const options& chosen,
     return error{errc::device, "the GPU is lost and the model's file has changed since"};
   }
   auto device = chosen.cpu;
-  device.kv_saturated = &metrics->kv_saturated;
+  show_in(metrics, device);
   device.kv = chosen.cpu.kv == cpu::kv_type::int8 ? cpu::kv_type::int8 : cpu::kv_type::f16;
   device.packed.use = cpu::packed_cache::off;  // requests wait, and the process is to end
   device.kv_bytes =
@@ -143,7 +149,8 @@ result<prepared_device> prepare_gpu(const std::shared_ptr<gpu_family>& family,
     if (family->takes_over(device.device)) return take_over(chosen, pages, print, metrics);
     return error{errc::device, "the GPU is lost until the process is started anew"};
   };
-  return prepared_device{gpu::describe(facts), plan->kv_pages, make,
+  return prepared_device{gpu::describe(facts), fmt::format("cuda:{}", facts.ordinal),
+                         plan->kv_pages, make,
                          [family, ordinal = facts.ordinal] { return family->gone(ordinal); }};
 }
 

@@ -23,7 +23,8 @@ using device_factory = std::function<result<std::unique_ptr<model::ops>>()>;
 // A model on a device that was chosen for it: memory planned (logged, and refused over the limit)
 // before it was taken, weights in place.
 struct prepared_device {
-  std::string name;  // for people
+  std::string name;     // for people
+  std::string backend;  // "cpu" or "cuda:0", for labels
   int kv_pages = 0;
   // errc::device once a GPU is lost; but when no other is left it gives the CPU instead, if the
   // options allow it.

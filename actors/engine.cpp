@@ -194,9 +194,14 @@ class running_engine final : public engine {
 
   void spawn_actors() {
     std::vector<int> pages;
-    for (const auto& each : model_->devices) pages.push_back(each.kv_pages);
+    std::string backends;
+    for (const auto& each : model_->devices) {
+      pages.push_back(each.kv_pages);
+      backends += (backends.empty() ? "" : ",") + each.backend;
+    }
     pages_ = std::make_shared<cache::pools>(pages);
-    board_ = std::make_shared<metrics_board>(metrics_, pages_, model_->info.name);
+    board_ =
+        std::make_shared<metrics_board>(metrics_, pages_, what_runs{model_->info.name, backends});
     handles_.cache_manager = spawn_cache_manager(*system_, pages_, metrics_);
     handles_.batcher = spawn_batcher(
         *system_, {model_, pages_, metrics_, chosen_, handles_.cache_manager, hangs_});

@@ -29,8 +29,8 @@ class metrics_state : public metrics_actor::base {
 
 metrics_board::metrics_board(std::shared_ptr<counters> values,
                              std::shared_ptr<cache::pools> pages,
-                             std::string model_name)
-    : values_(std::move(values)), pages_(std::move(pages)), model_name_(std::move(model_name)) {
+                             what_runs here)
+    : values_(std::move(values)), pages_(std::move(pages)), here_(std::move(here)) {
   sample();
 }
 
@@ -48,7 +48,7 @@ std::string metrics_board::page() {
   values_->kv_pages_free.set(counts.free);
   values_->kv_pages_cached.set(counts.cached);
   values_->kv_pages_used.set(counts.used);
-  page_ = render_metrics(*values_, process_, model_name_);
+  page_ = render_metrics(*values_, process_, here_);
   rendered_ = now;
   return page_;
 }

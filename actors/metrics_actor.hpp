@@ -13,14 +13,14 @@ class metrics_board {
  public:
   metrics_board(std::shared_ptr<counters> values,
                 std::shared_ptr<cache::pools> pages,
-                std::string model_name);
+                what_runs here);
   std::string page();
   void sample();
 
  private:
   std::shared_ptr<counters> values_;
   std::shared_ptr<cache::pools> pages_;
-  std::string model_name_;
+  what_runs here_;
   std::mutex mutex_;
   process_sample process_;
   std::string page_;

@@ -115,10 +115,10 @@ process_sample sample_process() {
 
 std::string render_metrics(const counters& values,
                            const process_sample& process,
-                           const std::string& model_name) {
+                           const what_runs& here) {
   page out;
   ClientMetric build;
-  build.label = {{"version", FORETOKEN_VERSION}, {"backend", "cpu"}, {"model", model_name}};
+  build.label = {{"version", FORETOKEN_VERSION}, {"backend", here.backend}, {"model", here.model}};
   build.gauge.value = 1;
   out.family("foretoken_build_info", "What runs here", MetricType::Gauge).metric.push_back(build);
 #define X(member, name, labels, help) \

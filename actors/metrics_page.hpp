@@ -14,9 +14,14 @@ struct process_sample {
 };
 process_sample sample_process();
 
+struct what_runs {
+  std::string model;
+  std::string backend;  // "cpu", "cuda:0,cuda:1"
+};
+
 // The Prometheus text page (format 0.0.4) of all counters, in the table's order.
 std::string render_metrics(const counters& values,
                            const process_sample& process,
-                           const std::string& model_name);
+                           const what_runs& here);
 
 }  // namespace foretoken::actors

@@ -53,6 +53,8 @@ namespace foretoken {
   X(kv_pages_cached, "foretoken_kv_pages", "state=\"cached\"", "KV pages by state")               \
   X(kv_pages_used, "foretoken_kv_pages", "state=\"used\"", "KV pages by state")                   \
   X(executor_up, "foretoken_executors_up", "", "Executors that run, one a device")                \
+  X(cpu_threads_working, "foretoken_cpu_threads_working", "",                                     \
+    "Compute threads at work: fewer while other programs use the cores")                          \
   X(non_finite_in_a_row, "foretoken_non_finite_requests_in_a_row", "",                            \
     "Requests in a row ended by logits that were not finite")                                     \
   X(draining, "foretoken_draining", "", "1 while the engine refuses new requests to stop")        \

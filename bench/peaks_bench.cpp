@@ -57,7 +57,7 @@ int main(int count, char** arguments) {
   const spread adds = repeat(rounds, [&] { return bench::multiply_add_peak(pool); });
   const spread stream = repeat(rounds, [&] { return memory.read(pool); });
   std::printf("peaks_bench: %s, %d threads, %zu MiB on huge pages, %d rounds\n",
-              cpu::best_isa_name(), threads, bytes >> 20, rounds);
+              cpu::path_name(cpu::isa::automatic), threads, bytes >> 20, rounds);
   std::printf("multiply-add  median %7.1f best %7.1f GMAC/s\n", adds.median, adds.best);
   std::printf("stream        median %7.1f best %7.1f GB/s\n", stream.median, stream.best);
   return 0;

@@ -66,8 +66,6 @@ int main(int count, char** arguments) {
   const auto ops = bench::make_ops(with);
   if (!ops) return 1;
   std::printf("model %s, path %s, threads %d (0 = automatic), greedy sampling included\n",
-              with.model.c_str(),
-              with.chosen.path == cpu::isa::automatic ? cpu::best_isa_name() : "forced",
-              with.chosen.threads);
+              with.model.c_str(), cpu::path_name(with.chosen.path), with.chosen.threads);
   return run(*ops, with) ? 0 : 1;
 }

@@ -41,7 +41,7 @@ struct memory_plan {
 };
 memory_plan plan_memory(const model::model_file& file, const options& chosen);
 
-// The name of the path `automatic` takes here: "avx512", "avx2" or "portable".
-const char* best_isa_name() noexcept;
+// The path that `wanted` takes here: "avx512", "avx2" or "portable"; "none" where it is refused.
+const char* path_name(isa wanted) noexcept;
 
 }  // namespace foretoken::cpu

@@ -67,8 +67,9 @@ const char* isa_name(isa path) noexcept {
   return "unknown";
 }
 
-const char* best_isa_name() noexcept {
-  return isa_name(best());
+const char* path_name(isa wanted) noexcept {
+  const auto path = choose_isa(wanted);
+  return path ? isa_name(*path) : "none";
 }
 
 }  // namespace foretoken::cpu

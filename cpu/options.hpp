@@ -6,6 +6,7 @@
 
 namespace foretoken {
 class counter;
+class gauge;
 }  // namespace foretoken
 
 namespace foretoken::cpu {
@@ -50,8 +51,10 @@ struct options {
   std::uint64_t kv_bytes = 256u << 20;  // KV pool; address space at start, memory when touched
   kv_type kv = kv_type::automatic;
   packed_options packed;
-  bool last_reader = false;         // of the model file: its memory is given back as it is packed
-  counter* kv_saturated = nullptr;  // keys and values clamped to the f16 range; outlives the ops
+  bool last_reader = false;  // of the model file: its memory is given back as it is packed
+  // These outlive the ops.
+  counter* kv_saturated = nullptr;   // keys and values clamped to the f16 range
+  gauge* threads_working = nullptr;  // fewer than asked for while other programs use the cores
 };
 
 }  // namespace foretoken::cpu

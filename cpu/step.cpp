@@ -94,7 +94,7 @@ step::step(std::shared_ptr<const weights> from, const options& chosen, kv_pool p
       pool_(std::move(pool)),
       kv_saturated_(chosen.kv_saturated),
       kernels_(*find_row_kernels(weights_->path)),
-      threads_(sizes_.threads),
+      threads_(sizes_.threads, chosen.threads_working),
       inputs_(sizes_.rows,
               std::max(sizes_.width, sizes_.attention),
               of_weights(*weights_, chosen),

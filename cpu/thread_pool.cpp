@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/assert.hpp"
+#include "base/counters.hpp"
 #include "base/log.hpp"
 #include "cpu/pool_width.hpp"
 #include "cpu/thread_times.hpp"
@@ -129,11 +130,18 @@ struct thread_pool::state {
   int phases_until_look = phases_between_looks_at_the_width;
   std::chrono::steady_clock::time_point message_after{};
 
-  explicit state(int threads)
+  gauge* working;  // shows the width; may be null
+
+  state(int threads, gauge* shown)
       : shares(static_cast<std::size_t>(threads)),
         width(threads),
         fitting(threads),
-        times(static_cast<std::size_t>(threads)) {}
+        times(static_cast<std::size_t>(threads)),
+        working(shown) {}
+
+  void show_width() const noexcept {
+    if (working != nullptr) working->set(width.load(std::memory_order_relaxed));
+  }
 
   // Fewer threads than asked for. Before the first phase.
   void keep(int threads) {
@@ -257,6 +265,7 @@ struct thread_pool::state {
       const std::lock_guard lock(mutex);
       width.store(fitting.threads(), std::memory_order_seq_cst);
     }  // a worker about to sleep has seen it or sleeps
+    show_width();
     work_ready.notify_all();
     recalled.notify_all();
     if (fitting.threads() > before || now < message_after) return;
@@ -266,7 +275,8 @@ struct thread_pool::state {
   }
 };
 
-thread_pool::thread_pool(int threads) : state_(std::make_unique<state>(threads)) {
+thread_pool::thread_pool(int threads, gauge* working)
+    : state_(std::make_unique<state>(threads, working)) {
   FORETOKEN_ASSERT(threads >= 1);
   state_->workers.reserve(static_cast<std::size_t>(threads - 1));
   for (int i = 1; i < threads; ++i) {
@@ -278,6 +288,7 @@ thread_pool::thread_pool(int threads) : state_(std::make_unique<state>(threads))
       break;
     }
   }
+  state_->show_width();
 }
 
 thread_pool::~thread_pool() {

@@ -11,12 +11,17 @@
 #include <span>
 #include <type_traits>
 
+namespace foretoken {
+class gauge;
+}  // namespace foretoken
+
 namespace foretoken::cpu {
 
 class thread_pool {
  public:
-  // threads >= 1, the caller included.
-  explicit thread_pool(int threads);
+  // threads >= 1, the caller included. `working`: shows threads(), for operators; outlives the
+  // pool; may be null.
+  explicit thread_pool(int threads, gauge* working = nullptr);
   ~thread_pool();
   // That have a share of the next phase, the first so many: between phases it may change, within
   // what was asked for. One that has none may still take others' tickets, so what `work` keeps a

@@ -23,7 +23,7 @@ void print_gpus(const gpu::library& library) {
 int run_devices(const settings_flags& flags) {
   const auto settings = flags.load();
   if (!settings) return report_usage(settings.error());
-  std::printf("cpu     %s, %u threads\n", cpu::best_isa_name(),
+  std::printf("cpu     %s, %u threads\n", cpu::path_name(cpu::isa::automatic),
               std::thread::hardware_concurrency());
   const auto library = gpu::open_library(settings->engine.gpu_library);
   if (library) {

@@ -204,7 +204,7 @@ inline std::shared_ptr<const loaded_model> fake_model(
       return error{errc::device, "no such device"};
     return std::unique_ptr<model::ops>(std::make_unique<fake_device>(pages, steps_left));
   };
-  made->devices.push_back({"fake", pages, make, std::move(gone)});
+  made->devices.push_back({"fake", "fake", pages, make, std::move(gone)});
   return made;
 }
 
@@ -218,7 +218,7 @@ inline std::shared_ptr<const loaded_model> fake_model_on(const lost_flags& lost,
       if (flag->load()) return error{errc::device, "lost"};
       return std::unique_ptr<model::ops>(std::make_unique<fake_device>(pages, nullptr));
     };
-    made->devices.push_back({"fake", pages, make, [flag] { return flag->load(); }});
+    made->devices.push_back({"fake", "fake", pages, make, [flag] { return flag->load(); }});
   }
   return made;
 }
@@ -235,7 +235,7 @@ inline std::shared_ptr<const loaded_model> fake_model_beside(
     return std::unique_ptr<model::ops>(
         std::make_unique<fake_flights>(std::move(device), flights, 3));
   };
-  made->devices = {{"fake", pages, make, {}}};
+  made->devices = {{"fake", "fake", pages, make, {}}};
   return made;
 }
 

@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/counters.hpp"
 #include "doctest/doctest.h"
 
 namespace foretoken::cpu {
@@ -27,6 +28,12 @@ TEST_CASE("thread_pool: every ticket runs once, in every phase") {
       for (const int count : runs) REQUIRE(count == 1);
     }
   }
+}
+
+TEST_CASE("thread_pool: the gauge shows the threads that work") {
+  gauge working;
+  thread_pool pool(3, &working);
+  CHECK(working.value() == pool.threads());
 }
 
 TEST_CASE("thread_pool: what waiting threads ask for changes no phase") {

@@ -141,6 +141,13 @@ class StreamsTest(unittest.TestCase):
         for usage in usages:
             self.assertGreaterEqual(usage["prompt_tokens_details"]["cached_tokens"], shared)
 
+    def test_the_metrics_say_what_runs_here(self):
+        self.line_text("The sea", max_tokens=4, temperature=0)
+        build = next(line for line in self.server.metrics_page().splitlines()
+                     if line.startswith("foretoken_build_info{"))
+        self.assertIn('backend="cpu"', build)
+        self.assertGreaterEqual(self.server.metric("foretoken_cpu_threads_working"), 1)
+
     def test_promtool_accepts_the_metrics(self):
         self.line_text("The sea", max_tokens=4, temperature=0)
         page = self.server.metrics_page()
