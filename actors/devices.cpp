@@ -19,10 +19,9 @@ double mib(std::uint64_t bytes) {
 
 status check_memory(const char* where, std::uint64_t total, const options& chosen) {
   if (chosen.memory_bytes_max == 0 || total <= chosen.memory_bytes_max) return {};
-  return error{errc::exhausted,
-               fmt::format("the model needs {:.1f} MiB of {} memory and the limit is {:.1f} MiB",
-                           mib(total), where, mib(chosen.memory_bytes_max)),
-               "model.memory_bytes_max"};
+  return invalid("model.memory_bytes_max",
+                 fmt::format("the model needs {:.1f} MiB of {} memory and the limit is {:.1f} MiB",
+                             mib(total), where, mib(chosen.memory_bytes_max)));
 }
 
 status check_pages(int pages, std::uint64_t page_bytes) {
@@ -88,6 +87,7 @@ gpu::options gpu_options(const options& chosen, counters& metrics, int ordinal) 
   device.device = ordinal;
   device.rows_max = chosen.scheduler.step_tokens_max;  // the scheduler sends no more
   device.kv_bytes = chosen.cpu.kv_bytes;
+  device.context_max = chosen.context_max;
   if (const auto kv = gpu_kv_form(chosen.cpu.kv)) device.kv = *kv;
   device.kv_saturated = &metrics.kv_saturated;
   return device;
@@ -112,10 +112,14 @@ class gpu_family {
     return fallback_ && all_lost() &&
            (heir_.compare_exchange_strong(heir, ordinal) || heir == ordinal);
   }
-  bool gone(int ordinal) const { return lost(ordinal) && !(fallback_ && all_lost()); }
+  bool gone(int ordinal) const { return lost(ordinal) && !may_take_over(ordinal); }
 
  private:
   static constexpr int none = -1;
+  bool may_take_over(int ordinal) const {
+    const int heir = heir_.load();
+    return fallback_ && all_lost() && (heir == none || heir == ordinal);
+  }
   const gpu::library& library_;
   std::vector<int> ordinals_;
   bool fallback_;

@@ -34,6 +34,7 @@ class supervisor_state : public supervisor_actor::base {
     for (int i = 0; i < devices(); ++i) start_executor(i);
     return {
         [this](const restart_executor& message) {
+          if (message.device < 0 || message.device >= devices()) return;  // anybody may send it
           const auto& executor = child_of(message.device).executor;
           if (executor) send_exit(executor, caf::exit_reason::kill);
         },
@@ -166,7 +167,7 @@ class supervisor_state : public supervisor_actor::base {
     parts_.metrics->executor_restarts.add();
     const auto next = here.restarts.died(clock().now(), ordered);
     const auto why = ordered ? std::string("by command") : text_of(reason);
-    if (for_good) answer({false, why});
+    if (for_good || nobody_comes()) answer({false, why});
     if (gone(device)) {
       log::error("supervisor", "device {} is lost until the process is started anew: {}", device,
                  why);
@@ -175,18 +176,19 @@ class supervisor_state : public supervisor_actor::base {
     if (next.alarm) {
       log::error("supervisor", "the executor of device {} died {} times in a row: {}", device,
                  next.deaths, why);
-      if (nobody_comes()) answer({false, why});
     }
     log::warn("supervisor", "executor of device {} down ({}); a new one starts in {} ms", device,
               why, next.wait.count());
     delayed_send(this, next.wait, executor_due{device});
   }
 
-  // Every executor has died so often that no other is to be expected soon.
+  // Every executor is gone, or has died so often that no other is to be expected soon.
   bool nobody_comes() const {
-    return std::all_of(children_.begin(), children_.end(), [](const child& each) {
-      return each.restarts.deaths() >= restart_policy::alarm_deaths;
-    });
+    for (int i = 0; i < devices(); ++i) {
+      const int deaths = children_[static_cast<std::size_t>(i)].restarts.deaths();
+      if (!gone(i) && deaths < restart_policy::alarm_deaths) return false;
+    }
+    return true;
   }
 
   void on_stop(const caf::exit_msg& exit) {

@@ -194,6 +194,33 @@ TEST_CASE("supervisor: whoever awaits the first executor hears why none comes up
       [](const caf::error&) { FAIL("no answer"); });
 }
 
+TEST_CASE("supervisor: one device lost and the other never made: whoever awaits one hears it") {
+  auto lost = testing::lost_flags{};
+  for (int i = 0; i < 2; ++i) lost.push_back(std::make_shared<std::atomic<bool>>(i == 0));
+  auto model = std::make_shared<loaded_model>(*testing::fake_model_on(lost));
+  model->devices[1].make = []() -> result<std::unique_ptr<model::ops>> {
+    return error{errc::device, "no memory"};
+  };
+  world w(model);
+  caf::scoped_actor self(w.system);
+  auto asked = self->request(w.supervisor, caf::infinite, await_executor{});
+  for (int i = 0; i < restart_policy::alarm_deaths; ++i) w.pass(100ms);
+  REQUIRE(self->has_next_message());
+  asked.receive([](const start_outcome& one) { CHECK_FALSE(one.up); },
+                [](const caf::error&) { FAIL("no answer"); });
+}
+
+TEST_CASE("supervisor: a command for a device that there is not changes nothing") {
+  world w;
+  for (const int device : {-1, 1}) caf::anon_send(w.supervisor, restart_executor{device});
+  w.time.run();
+  CHECK_FALSE(w.broken->load());
+  CHECK(w.metrics->executor_up.value() == 1);
+  const auto id = w.submit_text("hello", 12);
+  w.time.run();
+  CHECK(w.sink->text(id) == testing::expected_text("hello", 12));
+}
+
 TEST_CASE("batcher: a step that does not come back ends the requests, and its return heals") {
   world w;
   const auto taken = std::make_shared<taken_batches::element_type>();
