@@ -20,16 +20,10 @@ class cache_manager_state : public cache_manager_actor::base {
   const char* name() const override { return "cache_manager"; }
 
   behavior_type make_behavior() override {
-    return {
-        [this](const pages_released&) {
-          metrics_->mailbox_cache_manager.add(-1);
-          for (int i = 0; i < pages_->devices(); ++i) refill_reserve(pages_->of(i));
-        },
-        [this](const trim_cache& message) {
-          for (int i = 0; i < pages_->devices(); ++i) pages_->of(i).trim(message.pages);
-        },
-        [this](const get_cache_stats&) { return cache_stats{pages_->counts()}; },
-    };
+    return {[this](const pages_released&) {
+      metrics_->mailbox_cache_manager.add(-1);
+      for (int i = 0; i < pages_->devices(); ++i) refill_reserve(pages_->of(i));
+    }};
   }
 
  private:

@@ -84,13 +84,6 @@ struct encode_text {
 
 // -- cache manager
 struct pages_released {};
-struct trim_cache {
-  int pages = 0;
-};
-struct get_cache_stats {};
-struct cache_stats {
-  cache::page_counts counts;
-};
 
 // -- metrics
 struct sample_metrics {};
@@ -138,9 +131,7 @@ using tokenizer_actor = caf::typed_actor<caf::reacts_to<encode_prompt>,
                                          caf::reacts_to<encode_text>,
                                          caf::reacts_to<cancel_request>,
                                          caf::reacts_to<cancel_every_request>>;
-using cache_manager_actor = caf::typed_actor<caf::reacts_to<pages_released>,
-                                             caf::reacts_to<trim_cache>,
-                                             caf::replies_to<get_cache_stats>::with<cache_stats>>;
+using cache_manager_actor = caf::typed_actor<caf::reacts_to<pages_released>>;
 using metrics_actor = caf::typed_actor<caf::reacts_to<sample_metrics>>;
 using model_loader_actor = caf::typed_actor<caf::replies_to<load_model>::with<model_loaded>>;
 using supervisor_actor = caf::typed_actor<caf::reacts_to<restart_executor>,
@@ -164,9 +155,6 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::run_step)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::encode_prompt)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::encode_text)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::pages_released)
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::trim_cache)
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::get_cache_stats)
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::cache_stats)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::sample_metrics)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::load_model)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(foretoken::actors::model_loaded)

@@ -33,7 +33,6 @@ struct generate_request {
 };
 
 enum class finish_reason { stop, length, cancelled };
-const char* finish_reason_name(finish_reason reason) noexcept;
 
 struct alternative {
   token id = -1;

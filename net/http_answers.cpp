@@ -116,7 +116,6 @@ class generate_answer final : public http_answer {
   void on_error(const error& why) {
     ended_ = true;
     give_up();
-    count_refusal(out_.core().metrics(), why);
     if (!begun_) return out_.respond_error(why);
     std::string line = "{\"error\":";
     write_error(line, why);
@@ -240,7 +239,6 @@ class tokenize_answer final : public http_answer {
   }
   void on_event(actors::event& what) override {
     if (const auto* failed = std::get_if<actors::error_event>(&what.what)) {
-      count_refusal(out_.core().metrics(), failed->failure);
       return out_.respond_error(failed->failure);
     }
     const auto* tokens = std::get_if<actors::tokens_event>(&what.what);

@@ -12,7 +12,7 @@
 
 namespace foretoken::net {
 
-// An answer that waits for engine events. Dies when it has called finish, or with its connection.
+// An answer that waits for engine events. Dies when it is complete, or with its connection.
 class http_answer : public event_handler {};
 
 class http_session final : public protocol {

@@ -67,7 +67,7 @@ struct scheduler_stats {
 
 class batch_scheduler {
  public:
-  // `pages` is the books of the lane's pool; must outlive this.
+  // `pages` is the books of the device's pool; must outlive this.
   batch_scheduler(options chosen, cache::kv_cache& pages);
   ~batch_scheduler();
 
