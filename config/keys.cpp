@@ -55,8 +55,6 @@ void add_device_keys(std::vector<key>& out) {
       "w8: 8-bit weights with a scale per 32, faster and smaller; docs/accuracy.md has what it "
       "costs.",
       FORETOKEN_MEMBER(engine.cpu.floats)));
-  out.push_back(integer("cpu.rows_max", 1, 65536, "Rows (tokens) of one step; sizes the workspace.",
-                        FORETOKEN_MEMBER(engine.cpu.rows_max)));
   out.push_back(choice<cpu::packed_cache>(
       "cpu.packed_cache",
       {{"auto", cpu::packed_cache::automatic},
@@ -121,7 +119,7 @@ void add_scheduler_keys(std::vector<key>& out) {
                         "Sequences that may wait; more are refused.",
                         FORETOKEN_MEMBER(engine.scheduler.waiting_max)));
   out.push_back(integer("scheduler.step_tokens_max", 1, 65536,
-                        "Rows of one micro-batch; at most cpu.rows_max.",
+                        "Rows (tokens) of one micro-batch; sizes the workspace of a step.",
                         FORETOKEN_MEMBER(engine.scheduler.step_tokens_max)));
   out.push_back(integer("scheduler.prefill_chunk", 1, 65536,
                         "Prompt tokens computed in a step that also decodes.",
@@ -161,9 +159,9 @@ void add_request_keys(std::vector<key>& out) {
                         FORETOKEN_MEMBER(engine.choices_max)));
   // The edge refuses what the engine would refuse.
   follow(out.back(), [](settings& all) { all.net.choices_max = all.engine.choices_max; });
-  out.push_back(integer("request.logprobs_max", 0, 1024, "Most alternatives in logprobs.",
+  out.push_back(integer("request.logprobs_max", 0, 20, "Most alternatives in logprobs.",
                         FORETOKEN_MEMBER(engine.logprobs_max)));
-  out.push_back(integer("request.stops_max", 0, 1024, "Most stop strings of one request.",
+  out.push_back(integer("request.stops_max", 0, 64, "Most stop strings of one request.",
                         FORETOKEN_MEMBER(engine.stops_max)));
   out.push_back(integer("request.stop_bytes_max", 1, 1 << 16, "Bytes of one stop string.",
                         FORETOKEN_MEMBER(engine.stop_bytes_max)));

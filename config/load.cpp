@@ -20,6 +20,8 @@
 #include <toml++/toml.h>
 
 #include "gpu/devices.hpp"
+#include "net/address.hpp"
+#include "tokenizer/chat_template.hpp"
 
 namespace foretoken::config {
 namespace {
@@ -228,9 +230,17 @@ status read_environment(const std::vector<std::pair<std::string, std::string>>& 
 
 status check(const settings& all) {
   if (auto choice = gpu::parse_device_choice(all.engine.device); !choice) return choice.error();
-  if (all.engine.scheduler.step_tokens_max > all.engine.cpu.rows_max) {
-    return invalid("scheduler.step_tokens_max", "must be at most cpu.rows_max (" +
-                                                    std::to_string(all.engine.cpu.rows_max) + ")");
+  if (all.engine.chat_template != "auto") {
+    if (auto family = tokenizer::chat_family_from_name(all.engine.chat_template); !family) {
+      return std::move(family).error();
+    }
+  }
+  for (const auto& [address, field] :
+       {std::pair{&all.net.http, "net.http"}, std::pair{&all.net.tcp, "net.tcp"}}) {
+    if (address->empty()) continue;  // off
+    if (auto parsed = net::parse_address(*address, field); !parsed) {
+      return std::move(parsed).error();
+    }
   }
   if (all.engine.restart_backoff > all.engine.restart_backoff_max) {
     return invalid("actors.restart_backoff", "must be at most actors.restart_backoff_max");

@@ -1,44 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "net/listener.hpp"
 
-#include <arpa/inet.h>
-
-#include <charconv>
-#include <cstring>
 #include <utility>
 
 #include "base/log.hpp"
+#include "net/address.hpp"
 
 namespace foretoken::net {
 
 listener::listener(loop_core& core, first_protocol make, std::string refusal)
     : core_(core), make_(std::move(make)), refusal_(std::move(refusal)) {}
 
-status listener::parse(const std::string& address, const char* field, sockaddr_storage& out) {
-  const auto colon = address.rfind(':');
-  const auto bad = invalid(field, "'" + address + "' is not HOST:PORT");
-  if (colon == std::string::npos) return bad;
-  std::string host = address.substr(0, colon);
-  int port = -1;
-  const auto* end = address.data() + address.size();
-  const auto read = std::from_chars(address.data() + colon + 1, end, port);
-  if (read.ec != std::errc{} || read.ptr != end || port < 0 || port > 65535) return bad;
-  if (host == "localhost") host = "127.0.0.1";
-  auto* four = reinterpret_cast<sockaddr_in*>(&out);
-  auto* six = reinterpret_cast<sockaddr_in6*>(&out);
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
-    if (uv_ip6_addr(host.substr(1, host.size() - 2).c_str(), port, six) != 0) return bad;
-    loopback_ = IN6_IS_ADDR_LOOPBACK(&six->sin6_addr);
-  } else {
-    if (uv_ip4_addr(host.c_str(), port, four) != 0) return bad;
-    loopback_ = (ntohl(four->sin_addr.s_addr) >> 24) == 127;
-  }
-  return {};
-}
-
 status listener::open(const std::string& address, const char* field) {
-  sockaddr_storage wanted{};
-  FORETOKEN_TRY(parse(address, field, wanted));
+  auto wanted = parse_address(address, field);
+  if (!wanted) return std::move(wanted).error();
+  loopback_ = wanted->loopback;
   if (!loopback_ && !core_.bounds.allow_unauthenticated) {
     return invalid("net.allow_unauthenticated",
                    address +
@@ -49,7 +25,7 @@ status listener::open(const std::string& address, const char* field) {
   if (failed == 0) {
     open_ = true;
     socket_.data = this;
-    failed = uv_tcp_bind(&socket_, reinterpret_cast<sockaddr*>(&wanted), 0);
+    failed = uv_tcp_bind(&socket_, reinterpret_cast<sockaddr*>(&wanted->where), 0);
   }
   if (failed == 0)
     failed = uv_listen(reinterpret_cast<uv_stream_t*>(&socket_), 1024, on_connection);
@@ -58,7 +34,10 @@ status listener::open(const std::string& address, const char* field) {
   if (failed == 0)
     failed = uv_tcp_getsockname(&socket_, reinterpret_cast<sockaddr*>(&real), &length);
   if (failed != 0) {
-    return invalid(field, "cannot listen on " + address + ": " + uv_strerror(failed));
+    const bool passing = failed == UV_EADDRINUSE || failed == UV_EMFILE || failed == UV_ENFILE ||
+                         failed == UV_ENOMEM || failed == UV_ENOBUFS;
+    return error{passing ? errc::exhausted : errc::invalid_argument,
+                 "cannot listen on " + address + ": " + uv_strerror(failed), field};
   }
   const auto port = real.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6*>(&real)->sin6_port
                                                : reinterpret_cast<sockaddr_in*>(&real)->sin_port;

@@ -26,7 +26,6 @@ class listener {
 
  private:
   static void on_connection(uv_stream_t* stream, int failed);
-  status parse(const std::string& address, const char* field, sockaddr_storage& out);
 
   loop_core& core_;
   first_protocol make_;

@@ -141,10 +141,11 @@ result<std::unique_ptr<model::ops>> make_device(config::settings all, const benc
       all.engine.model, [&](auto done, auto total) { bar.show("reading", done, total); });
   if (!file) return file.error();
   int pages = 1;
+  int& rows = all.engine.scheduler.step_tokens_max;
   for (const int each : flags.prefill) pages = std::max(pages, pages_for(each));
   for (const int each : flags.decode) {
     pages = std::max(pages, each * pages_for(flags.context + 1));
-    all.engine.cpu.rows_max = std::max(all.engine.cpu.rows_max, each);
+    rows = std::max(rows, each);
   }
   const int longest =
       std::max(flags.decode.empty() ? 0 : flags.context + 1,
@@ -152,10 +153,10 @@ result<std::unique_ptr<model::ops>> make_device(config::settings all, const benc
   if (longest > (*file)->shape.context) {
     return invalid("--context", "the model's context is " + std::to_string((*file)->shape.context));
   }
+  all.engine.cpu.rows_max = rows;
   // Pages of either device: heads are padded differently, by less than a quarter.
   const auto plan = cpu::plan_memory(**file, all.engine.cpu);
   all.engine.cpu.kv_bytes = static_cast<std::uint64_t>(pages + pages / 4 + 1) * plan.kv_page_bytes;
-  all.engine.scheduler.step_tokens_max = all.engine.cpu.rows_max;
   all.engine.memory_bytes_max = 0;
   auto prepared =
       actors::choose_devices(**file, all.engine, std::make_shared<counters>(),

@@ -80,7 +80,9 @@ int report_usage(const error& failure) {
 
 void settings_flags::add(CLI::App& app) {
   app.add_option("--config", file_, "Configuration file (TOML)");
-  app.add_option("--set", sets_, "section.key=value; may be repeated")->take_all();
+  app.add_option("--set", sets_, "section.key=value; may be repeated")
+      ->take_all()
+      ->allow_extra_args(false);
   app.add_option("--model", model_, "A .gguf file or a Hugging Face folder");
   app.add_option("--precision", precision_, "exact, fast or float32 (model.precision)");
   app.add_option("--device", device_, "auto, cpu, cuda or cuda:N (model.device)");

@@ -21,8 +21,9 @@ enum exit_code : int { exit_success = 0, exit_failure = 1, exit_usage = 2, exit_
 // The work of the chosen subcommand; main() runs it after parsing.
 using action = std::function<int()>;
 
-int report(const error& failure);        // "foretoken: field: message" on stderr; the exit code
-int report_usage(const error& failure);  // the same, always exit_usage
+int report(const error& failure);  // "foretoken: field: message" on stderr; the exit code
+// The same for what can only be the caller's doing: exit_usage, or exit_device.
+int report_usage(const error& failure);
 
 // Flags that every program with a model takes. Precedence: flags, environment, file, default.
 class settings_flags {

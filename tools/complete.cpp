@@ -126,7 +126,8 @@ void add_complete(CLI::App& app, action& chosen) {
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{std::numeric_limits<std::int32_t>::max()}))
       ->capture_default_str();
   add_sampling_flags(*command, *flags);
-  command->add_option("--stop", flags->request.stop, "Text that ends the answer; may be repeated");
+  command->add_option("--stop", flags->request.stop, "Text that ends the answer; may be repeated")
+      ->allow_extra_args(false);
   command->add_flag("--chat", flags->chat,
                     "The prompt is a user's message: apply the chat template");
   command->add_option("--system", flags->system, "The system message, with --chat");

@@ -10,6 +10,7 @@
 #include "config/load.hpp"
 #include "cpu/backend.hpp"
 #include "model/model_file.hpp"
+#include "net/json.hpp"
 #include "tokenizer/chat_template.hpp"
 #include "tools/command.hpp"
 
@@ -73,19 +74,10 @@ std::string mib(std::uint64_t bytes) {
   return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / 0x1p20);
 }
 
-// Names come from the file: control bytes, quotes and backslashes must not break the JSON.
 std::string json_text(std::string_view text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7F) {
-      out += fmt::format("\\u{:04x}", byte);
-    } else {
-      if (c == '"' || c == '\\') out += '\\';
-      out += c;
-    }
-  }
-  return out + '"';
+  std::string out;
+  net::write_json_string(out, text);
+  return out;
 }
 
 void print_json(const model::model_file& file, const cpu::memory_plan& plan) {
@@ -144,6 +136,7 @@ int run_inspect(const settings_flags& flags, const std::string& path, bool json)
       settings->engine.model, [&](auto done, auto total) { bar.show("reading", done, total); });
   bar.finish();
   if (!file) return report_usage(file.error());
+  settings->engine.cpu.rows_max = settings->engine.scheduler.step_tokens_max;  // as the engine does
   const cpu::memory_plan plan = cpu::plan_memory(**file, settings->engine.cpu);
   if (json) {
     print_json(**file, plan);

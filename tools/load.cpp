@@ -22,6 +22,7 @@
 
 #include <spdlog/fmt/fmt.h>
 
+#include "net/json.hpp"
 #include "tools/command.hpp"
 
 namespace foretoken::tools {
@@ -72,20 +73,6 @@ result<int> dial(const std::string& server) {
     close(made);
   }
   return invalid("--server", "cannot connect to " + server + ": " + std::strerror(errno));
-}
-
-std::string escape(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20) {
-      out += fmt::format("\\u{:04x}", byte);
-    } else {
-      if (c == '"' || c == '\\') out += '\\';
-      out += c;
-    }
-  }
-  return out;
 }
 
 class load_run {
@@ -172,12 +159,14 @@ void load_run::send_due(clock::time_point now) {
     }
     // Of one width, so that all have as many tokens.
     const std::string number = chosen_.distinct ? fmt::format("{:05}. ", index) : "";
+    std::string prompt;
+    net::write_json_string(prompt, number + chosen_.prompt);
     const std::string logprobs =
         chosen_.logprobs < 0 ? "" : fmt::format(",\"logprobs\":{}", chosen_.logprobs);
     at.out += fmt::format(
-        "{{\"op\":\"generate\",\"id\":\"{}\",\"prompt\":\"{}{}\",\"max_tokens\":{},"
+        "{{\"op\":\"generate\",\"id\":\"{}\",\"prompt\":{},\"max_tokens\":{},"
         "\"temperature\":0{}}}\n",
-        index, number, escape(chosen_.prompt), chosen_.max_tokens, logprobs);
+        index, prompt, chosen_.max_tokens, logprobs);
   }
 }
 
@@ -273,7 +262,7 @@ void add_load_flags(CLI::App& command, load_options& into) {
   command.add_option("--max-tokens", into.max_tokens, "Tokens of each request of the load")
       ->check(CLI::Range(1, 1 << 20));
   command.add_option("--logprobs", into.logprobs, "Alternatives each request of the load asks for")
-      ->check(CLI::Range(0, 1024));
+      ->check(CLI::Range(0, 20));
   command.add_flag("--distinct", into.distinct,
                    "Number the load's prompts, so that none is cached");
   command.add_option("--prompt", into.prompt, "Prompt of each request of the load");

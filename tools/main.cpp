@@ -6,6 +6,18 @@
 
 namespace tools = foretoken::tools;
 
+namespace {
+
+// The program's own flags stand alone (--check-config); those of a subcommand come behind its name,
+// and would do nothing before it.
+const CLI::Option* misplaced(const CLI::App& app) {
+  if (app.get_subcommands().empty()) return nullptr;
+  const auto given = app.get_options([](const CLI::Option* each) { return each->count() > 0; });
+  return given.empty() ? nullptr : given.front();
+}
+
+}  // namespace
+
 // NOLINTNEXTLINE(bugprone-exception-escape): flags declared wrongly may end the program
 int main(int count, char** words) {
   CLI::App app{"foretoken: next-word prediction from language models"};
@@ -29,6 +41,10 @@ int main(int count, char** words) {
   } catch (const CLI::ParseError& stopped) {
     const int code = app.exit(stopped);
     return code == 0 ? tools::exit_success : tools::exit_usage;
+  }
+  if (const CLI::Option* flag = misplaced(app)) {
+    return tools::report_usage(foretoken::invalid(
+        flag->get_name(), "belongs behind " + app.get_subcommands().front()->get_name()));
   }
   if (config.given()) return config.run(flags);
   if (!chosen) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // foretoken serve: the server. The first line on stdout tells the real addresses.
+#include <condition_variable>
 #include <memory>
+#include <mutex>
 #include <thread>
 
 #include "actors/engine.hpp"
@@ -16,6 +18,8 @@ namespace {
 constexpr std::chrono::seconds health_period{1};
 constexpr int unhealthy_checks_max =
     30;  // the actors did not answer for so long: give up, be restarted
+// Behind the drain's deadline: what was cancelled then may end, and the actors.
+constexpr std::chrono::seconds stop_grace{6};
 
 struct serve_flags {
   settings_flags settings;
@@ -36,9 +40,30 @@ end_reason wait_for_end(signals& stop, const actors::engine& served) {
   return end_reason::asked;
 }
 
+// Ends the process when a stop takes too long: a step that hangs, or a device in the making, would
+// hold it for ever.
+class stop_limit {
+ public:
+  stop_limit(std::chrono::milliseconds longest, exit_code code)
+      : watch_([longest, code](const std::stop_token& stopped) {
+          std::mutex mutex;
+          std::unique_lock lock(mutex);
+          std::condition_variable_any().wait_for(lock, stopped, longest, [] { return false; });
+          if (stopped.stop_requested()) return;
+          log::error("serve", "the engine does not stop: ending without it");
+          std::_Exit(code);
+        }) {}
+
+ private:
+  std::jthread watch_;
+};
+
 // Readiness is false from the start; after the linger nothing new comes in; then streams may
 // finish.
-void drain(draining_engine& engine, net::server& server, const config::drain_options& how) {
+void drain(draining_engine& engine,
+           net::server& server,
+           const config::drain_options& how,
+           bool device_lost) {
   log::info("serve", "draining: readiness is false, streams have {} ms", how.deadline.count());
   engine.withdraw();
   std::this_thread::sleep_for(
@@ -48,6 +73,7 @@ void drain(draining_engine& engine, net::server& server, const config::drain_opt
     log::error("serve", "the engine is not healthy: ending without a drain");
     std::_Exit(exit_failure);
   }
+  const stop_limit limit(how.deadline + stop_grace, device_lost ? exit_device : exit_failure);
   engine.stop(how.deadline);
   server.stop();
   log::info("serve", "stopped");
@@ -61,10 +87,10 @@ int serve(const config::settings& all) {
       actors::engine::start(all.engine, [&](const char* stage, std::uint64_t done,
                                             std::uint64_t total) { bar.show(stage, done, total); });
   bar.finish();
-  if (!started) return report_usage(started.error());
+  if (!started) return report(started.error());  // a supervisor may try again, but for exit_usage
   draining_engine engine(*std::move(started));
   auto server = net::server::start(engine, all.net);
-  if (!server) return report_usage(server.error());
+  if (!server) return report(server.error());
   stop.serving();
   std::string ready = "ready";
   if (!(*server)->http_address().empty()) ready += " http=" + (*server)->http_address();
@@ -79,8 +105,9 @@ int serve(const config::settings& all) {
   }
   if (why == end_reason::device_lost)
     log::error("serve", "a device is lost: draining, then ending");
-  drain(engine, **server, all.drain);
-  return why == end_reason::device_lost ? exit_device : exit_success;
+  const bool lost = why == end_reason::device_lost;
+  drain(engine, **server, all.drain, lost);
+  return lost ? exit_device : exit_success;
 }
 
 int run_serve(const serve_flags& flags) {

@@ -80,7 +80,7 @@ TEST_CASE("load: a file that is absent, a folder or too long is a clear error") 
 
 TEST_CASE("load: the environment overrides the file and names its variable in errors") {
   settings all;
-  REQUIRE(read_text("[cpu]\nthreads = 3\nrows_max = 600\n", "t.toml", all));
+  REQUIRE(read_text("[cpu]\nthreads = 3\n[scheduler]\ncredits = 6\n", "t.toml", all));
   REQUIRE(read_environment({{"FORETOKEN_CPU_THREADS", "5"},
                             {"FORETOKEN_CACHE_KV_BYTES", "32 MiB"},
                             {"FORETOKEN_MODEL", "ignored"},
@@ -88,7 +88,7 @@ TEST_CASE("load: the environment overrides the file and names its variable in er
                             {"HOME", "/root"}},
                            all));
   CHECK(all.engine.cpu.threads == 5);
-  CHECK(all.engine.cpu.rows_max == 600);
+  CHECK(all.engine.scheduler.credits == 6);
   CHECK(all.engine.cpu.kv_bytes == 32u << 20);
   const auto typo = read_environment({{"FORETOKEN_CPU_THREAD", "5"}}, all);
   REQUIRE_FALSE(typo);
@@ -100,11 +100,6 @@ TEST_CASE("load: the environment overrides the file and names its variable in er
 }
 
 TEST_CASE("load: rules between keys name the key at fault") {
-  settings all;
-  all.engine.scheduler.step_tokens_max = all.engine.cpu.rows_max + 1;
-  const auto wide = check(all);
-  REQUIRE_FALSE(wide);
-  CHECK(wide.error().field == "scheduler.step_tokens_max");
   settings full;
   full.net.output_soft_bytes = full.net.output_hard_bytes / 2 + 1;
   const auto soft = check(full);

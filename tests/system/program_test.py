@@ -99,13 +99,35 @@ class ConfigTest(unittest.TestCase):
                 self.assertIn(named, ended.stderr)
         self.assertEqual(self.check(b"[cpu]\nthreads = 1\n").returncode, 0)
 
+    def test_what_serve_would_refuse_is_no_good_configuration(self):
+        for text, named in [(b"[net]\nhttp = \"garbage\"\n", "net.http"),
+                            (b"[net]\ntcp = \"localhost:99999\"\n", "net.tcp"),
+                            (b"[model]\nchat_template = \"chatmll\"\n", "model.chat_template")]:
+            with self.subTest(text=text):
+                ended = self.check(text)
+                self.assertEqual(ended.returncode, 2, ended.stderr)
+                self.assertIn(named, ended.stderr)
+
+    def test_a_flag_of_a_subcommand_before_its_name_is_refused(self):
+        for words in [("--threads", "5", "serve"), ("--check-config", "serve"), ("--set", "cpu.threads=5", "inspect")]:
+            with self.subTest(words=words):
+                ended = run(*words)
+                self.assertEqual(ended.returncode, 2, ended.stderr)
+                self.assertIn(f"{words[0]}: belongs behind {words[-1]}", ended.stderr)
+
+    def test_set_takes_one_word(self):
+        ended = run("inspect", "--set", "cpu.threads=2", "/nowhere.gguf")
+        self.assertEqual(ended.returncode, 2, ended.stderr)
+        self.assertIn("/nowhere.gguf", ended.stderr)
+        self.assertNotIn("--set", ended.stderr)
+
     def test_flags_override_environment_overrides_file(self):
         with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-            file.write("[cpu]\nthreads = 3\nrows_max = 600\n[scheduler]\ncredits = 5\n")
+            file.write("[cpu]\nthreads = 3\n[scheduler]\ncredits = 5\nstep_tokens_max = 600\n")
             file.flush()
-            env = {"FORETOKEN_CPU_THREADS": "4", "FORETOKEN_CPU_ROWS_MAX": "700"}
+            env = {"FORETOKEN_CPU_THREADS": "4", "FORETOKEN_SCHEDULER_STEP_TOKENS_MAX": "700"}
             page = run("--print-config", "--config", file.name, "--threads", "5", env=env).stdout
-        for line in ["threads = 5", "rows_max = 700", "credits = 5"]:
+        for line in ["threads = 5", "step_tokens_max = 700", "credits = 5"]:
             self.assertIn(f"\n{line}\n", page)
 
 
@@ -193,7 +215,8 @@ class DrainTest(unittest.TestCase):
             lines.receive()
             server.process.send_signal(signal.SIGTERM)
             _, end = lines.collect("a")
-        self.assertIn(end.get("finish_reason", end["event"]), ("cancelled", "length"))
+        if not TINY:  # a tiny model may be through before the deadline
+            self.assertEqual(end["finish_reason"], "cancelled")
         self.assertEqual(server.ended(), 0)
         server.process.stdout.close()
 
