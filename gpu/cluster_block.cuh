@@ -48,7 +48,7 @@ template <class S>
 struct memory {
   static constexpr int columns = S::columns;
   // In this order, because results of chunks take the place of input and units while attention
-  // runs, and sums of gate and up that of units, output and attention's own.
+  // runs.
   static constexpr int input = S::slots_end;                                    // B fragments
   static constexpr int units = input + S::steps_width * parts * 256 * columns;  // f32 sums
   static constexpr int output = units + warps * 128 * columns * 4;              // B fragments
@@ -88,7 +88,6 @@ struct memory {
   static constexpr int end = shared_most;
   static_assert(hidden + hidden_bytes <= end && span_slots >= 2 * S::pairs / blocks);
   static_assert(S::pairs <= rows_most * 4 && items_at_once >= 1);
-  static_assert(units + S::g_tiles * parts * unit_floats * 4 <= angles);
 };
 
 template <class S>

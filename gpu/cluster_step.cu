@@ -18,7 +18,9 @@
 // block: a block that has one of these four complete knows that all blocks have done what comes
 // before it. Each of the two others lies between two of them. So a value of layer l + 1 can only be
 // sent when all blocks have used that buffer's value of layer l. Inside a block the barrier before
-// a product orders the threads that finished the product before it.
+// a product orders the threads that finished the product before it; behind down there is none, and
+// the values sent to the next layer do that. Threads whose row nobody wants send nothing: their
+// reads of down's sums may meet the next layer's, and nobody uses what they read.
 //
 // SmolLM2-135M, W4: 76 MB of layers and 18 MB of head a step and cluster, most of them out of the
 // L2 cache when lanes run in step; 23 KB of keys and values a position and row. Products: 216 MFLOP

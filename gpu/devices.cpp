@@ -122,9 +122,6 @@ std::string describe(const device_facts& device) {
       fmt::format("cuda:{} {}, compute {}.{}, {} multiprocessors, {:.1f} GiB", device.ordinal,
                   device.name, device.major, device.minor, device.multiprocessors,
                   static_cast<double>(device.memory_bytes) / 0x1p30);
-  if (device.memory_free_bytes > 0) {
-    line += fmt::format(" ({:.1f} free)", static_cast<double>(device.memory_free_bytes) / 0x1p30);
-  }
   if (!device.problem.empty()) line += ": " + device.problem;
   return line;
 }

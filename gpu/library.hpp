@@ -27,8 +27,7 @@ struct device_facts {
   int major = 0, minor = 0;  // compute capability
   int multiprocessors = 0;
   std::uint64_t memory_bytes = 0;
-  std::uint64_t memory_free_bytes = 0;  // 0: not asked
-  std::string problem;                  // why it cannot be used; empty when it can
+  std::string problem;  // why it cannot be used; empty when it can
 };
 
 // Device memory a model will take, as named parts; computed before any is taken.
@@ -49,7 +48,8 @@ struct memory_plan {
 class library {
  public:
   virtual ~library() = default;
-  // Errors: device (no driver, driver too old), not_found (no device).
+  // Those that there are, usable or not; none without a driver's device. Errors: not_found (no
+  // driver), unsupported (a driver that is too old).
   virtual result<std::vector<device_facts>> devices() const = 0;
   // Errors: unsupported (a shape the kernels do not have).
   virtual result<memory_plan> plan_memory(const model::model_file& file,

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// y[row][n] = sum over k of W[n][k] x[row][k], and what follows it (an epilogue), in three kernels
-// with the same bits: linear_resident.cuh for few rows, linear_streamed.cuh and linear_tiled.cuh
-// for many. What they share is here.
+// y[row][n] = sum over k of W[n][k] x[row][k], and what follows it (an epilogue), in kernels with
+// the same bits: linear_resident.cuh for few rows; linear_streamed.cuh and linear_tiled.cuh for
+// more; linear_split.cuh, linear_quad.cuh and linear_wide.cuh with the wide matrix instruction.
+// What they share is here.
 //
 // Weights are the A operand: a tile of 16 n, a k-step of 16; rows of x are the 8 columns of B. K is
 // cut in four segments whose sums are added in order, whoever computes them (numerics.cuh). Weights

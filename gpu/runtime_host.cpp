@@ -21,7 +21,7 @@ result<std::vector<device_facts>> list_devices() {
   one.name = "emulated";
   one.major = 9;
   one.multiprocessors = 4;
-  one.memory_bytes = one.memory_free_bytes = 1u << 30;
+  one.memory_bytes = 1u << 30;
   std::vector<device_facts> out(emulated_devices, one);
   for (int i = 0; i < emulated_devices; ++i) out[static_cast<std::size_t>(i)].ordinal = i;
   return out;

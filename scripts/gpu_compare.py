@@ -60,7 +60,7 @@ def stage_peer(at):
     found = peer(at, "decode", 240)
     found["ours"] = {shape: our_decode(at, shape) for shape in ("smollm2", "llama1b")}
     found["clusters"] = our_clusters(at)
-    found["holds"] = found["holds"] and all(found["ours"].values())
+    found["holds"] = found["holds"] and all(found["ours"].values()) and len(found["clusters"]) == 4
     return found
 
 
@@ -122,6 +122,8 @@ def stage_attention(at):
             for row in found.get("attention", []):
                 if (row["shape"], row["prompt"]) == (shape, prompt) and row["rows"] in ours:
                     row["ours"] = ours[row["rows"]]["attention_us"]
+    compared = [row for row in found.get("attention", []) if "ours" in row]
+    found["holds"] = found["holds"] and bool(compared)
     return found
 
 

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products with their prologues and epilogues: against float64, and a row's bits whatever stands
 // beside it.
+#include <iterator>
+#include <span>
+
 #include <doctest/doctest.h>
 
 #include "tests/kernels/matrices.hpp"
@@ -133,15 +136,20 @@ TEST_CASE("linear: every kernel gives the same bits") {
                                       {144, 576, weight_form::f16},
                                       {80, 1024, weight_form::f16},
                                       {136, 192, weight_form::w8},
-                                      {272, 64, weight_form::w4}};
-  for (const product_shape& one : shapes) {
+                                      {272, 64, weight_form::w4},
+                                      // for the wide instruction's longer walks over codes
+                                      {136, 576, weight_form::w4},
+                                      {48, 1536, weight_form::w4},
+                                      {136, 1024, weight_form::w8}};
+  const bool wide = test::device_context().wide_mma;
+  for (const product_shape& one : std::span(shapes).first(wide ? std::size(shapes) : 5)) {
     CAPTURE(one.n);
     CAPTURE(form_name(one.form));
     random_source random(5);
     const made_matrix w =
         test::random_matrix(random, one.form, one.n, one.k, gpu::plain_order(one.n), true);
     // On a device more blocks than it holds at once: registers and stages are reused under load.
-    const int rows = test::device_context().wide_mma ? 6000 : 75;
+    const int rows = wide ? 6000 : 75;
     std::vector<float> h = random.normals(at(rows * one.k), 3);
     for (float& v : h) v = f16_to_float(float_to_f16(v));
     const std::vector<float> x = random.normals(at(rows * one.n));
