@@ -31,6 +31,7 @@
 
 #include "gpu/cluster_layer.cuh"
 #include "gpu/cluster_step.hpp"
+#include "gpu/device_status.cuh"
 
 namespace foretoken::gpu::cluster {
 namespace {
@@ -79,11 +80,6 @@ kernel kernel_of(model_shape shape, bool timed = false) {
   return timed ? step_kernel<smollm2_135m_rows8, true> : step_kernel<smollm2_135m_rows8, false>;
 }
 
-status checked(cudaError_t code, const char* what) {
-  if (code == cudaSuccess) return {};
-  return error{errc::device, std::string(what) + ": " + cudaGetErrorString(code)};
-}
-
 struct launch_plan {
   cudaLaunchConfig_t config{};
   cudaLaunchAttribute attributes[2]{};
@@ -111,12 +107,12 @@ status prepare(model_shape shape) {
   for (const bool timed : {false, true}) {
     const auto* const function = reinterpret_cast<const void*>(kernel_of(shape, timed));
     FORETOKEN_TRY(
-        checked(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                     limits_of(shape).shared_bytes),
-                "shared memory of the cluster step"));
-    FORETOKEN_TRY(
-        checked(cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
-                "clusters of 16"));
+        device_status(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           limits_of(shape).shared_bytes),
+                      "shared memory of the cluster step"));
+    FORETOKEN_TRY(device_status(
+        cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+        "clusters of 16"));
   }
   return {};
 }
@@ -125,9 +121,10 @@ result<int> lanes_of_device(model_shape shape) {
   launch_plan to;
   plan(to, 1, limits_of(shape).shared_bytes, false, nullptr);
   int count = 0;
-  FORETOKEN_TRY(checked(cudaOccupancyMaxActiveClusters(
-                            &count, reinterpret_cast<const void*>(kernel_of(shape)), &to.config),
-                        "clusters at once"));
+  FORETOKEN_TRY(
+      device_status(cudaOccupancyMaxActiveClusters(
+                        &count, reinterpret_cast<const void*>(kernel_of(shape)), &to.config),
+                    "clusters at once"));
   return count;
 }
 
@@ -170,8 +167,9 @@ status launch(model_shape shape, const step_arguments& step, cudaStream_t stream
   step_arguments copy = step;
   void* arguments[] = {&copy};
   const kernel chosen = kernel_of(shape, step.cycles != nullptr);
-  return checked(cudaLaunchKernelExC(&to.config, reinterpret_cast<const void*>(chosen), arguments),
-                 "launch of the cluster step");
+  return device_status(
+      cudaLaunchKernelExC(&to.config, reinterpret_cast<const void*>(chosen), arguments),
+      "launch of the cluster step");
 }
 
 }  // namespace foretoken::gpu::cluster

@@ -4,6 +4,9 @@
 
 #include "gpu/device.cuh"
 #include "gpu/kernels.hpp"
+#if defined(__CUDACC__)
+#include "gpu/device_status.cuh"
+#endif
 
 namespace foretoken::gpu {
 
@@ -17,11 +20,6 @@ struct launch_grid {
 };
 
 #if defined(__CUDACC__)
-
-inline status device_status(cudaError_t code, const char* what) {
-  if (code == cudaSuccess) return {};
-  return error{errc::device, std::string(what) + ": " + cudaGetErrorString(code), {}};
-}
 
 // `Argument` is the kernel's own parameter type: no conversions.
 template <class... Parameters>
