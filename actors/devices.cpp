@@ -40,13 +40,14 @@ result<prepared_devices> prepare_cpu(const model::model_file& file,
                                      const std::shared_ptr<counters>& metrics,
                                      const model::load_progress& progress) {
   const auto plan = cpu::plan_memory(file, chosen.cpu);
+  if (!plan) return plan.error();
   log::info("model",
             "memory: weights {:.1f} MiB + KV up to {:.1f} MiB ({} pages) + workspace {:.1f} MiB = "
             "{:.1f} MiB",
-            mib(plan.weight_bytes), mib(plan.kv_bytes), plan.kv_pages, mib(plan.workspace_bytes),
-            mib(plan.total_bytes()));
-  FORETOKEN_TRY(check_memory("main", plan.total_bytes(), chosen));
-  FORETOKEN_TRY(check_pages(plan.kv_pages, plan.kv_page_bytes));
+            mib(plan->weight_bytes), mib(plan->kv_bytes), plan->kv_pages,
+            mib(plan->workspace_bytes), mib(plan->total_bytes()));
+  FORETOKEN_TRY(check_memory("main", plan->total_bytes(), chosen));
+  FORETOKEN_TRY(check_pages(plan->kv_pages, plan->kv_page_bytes));
   auto device = chosen.cpu;
   device.last_reader = true;
   auto weights = cpu::prepare_weights(file, device, progress);
@@ -56,7 +57,7 @@ result<prepared_devices> prepare_cpu(const model::model_file& file,
     return cpu::make_ops(shared, device);
   };
   const std::string name = fmt::format("cpu ({})", cpu::path_name(chosen.cpu.path));
-  return prepared_devices{{{name, "cpu", plan.kv_pages, make, {}}}, [] { return false; }};
+  return prepared_devices{{{name, "cpu", plan->kv_pages, make, {}}}, [] { return false; }};
 }
 
 // Takes over from a lost GPU: the file is read again, the page numbers stay those of the GPU's
@@ -75,8 +76,9 @@ result<std::unique_ptr<model::ops>> take_over(const options& chosen,
   show_in(metrics, device);
   device.kv = chosen.cpu.kv == cpu::kv_type::int8 ? cpu::kv_type::int8 : cpu::kv_type::f16;
   device.packed.use = cpu::packed_cache::off;  // requests wait, and the process is to end
-  device.kv_bytes =
-      static_cast<std::uint64_t>(pages) * cpu::plan_memory(**file, device).kv_page_bytes;
+  const auto plan = cpu::plan_memory(**file, device);
+  if (!plan) return plan.error();
+  device.kv_bytes = static_cast<std::uint64_t>(pages) * plan->kv_page_bytes;
   auto weights = cpu::prepare_weights(**file, device);
   if (!weights) return std::move(weights).error();
   return cpu::make_ops(*weights, device);

@@ -23,10 +23,10 @@ result<std::unique_ptr<model::ops>> make_ops(std::shared_ptr<const weights> from
       std::make_unique<step>(std::move(from), chosen, std::move(pool).value()));
 }
 
-memory_plan plan_memory(const model::model_file& file, const options& chosen) {
-  const auto path = choose_isa(chosen.path);
-  const kv_layout layout(file.shape, chosen.precision, path ? path.value() : isa::portable,
-                         chosen.kv);
+result<memory_plan> plan_memory(const model::model_file& file, const options& chosen) {
+  auto path = choose_isa(chosen.path);
+  if (!path) return std::move(path).error();
+  const kv_layout layout(file.shape, chosen.precision, *path, chosen.kv);
   memory_plan plan;
   plan.weight_bytes = weight_bytes(file, chosen);
   plan.kv_page_bytes = layout.page_bytes();

@@ -39,7 +39,8 @@ struct memory_plan {
   std::uint64_t kv_page_bytes = 0;
   std::uint64_t total_bytes() const noexcept { return weight_bytes + kv_bytes + workspace_bytes; }
 };
-memory_plan plan_memory(const model::model_file& file, const options& chosen);
+// Error: unsupported (isa not on this CPU).
+result<memory_plan> plan_memory(const model::model_file& file, const options& chosen);
 
 // The path that `wanted` takes here: "avx512", "avx2" or "portable"; "none" where it is refused.
 const char* path_name(isa wanted) noexcept;

@@ -294,22 +294,28 @@ result<std::shared_ptr<const weights>> prepare_weights(const model::model_file& 
 }
 
 std::uint64_t weight_bytes(const model::model_file& file, const options& chosen) {
-  const auto packed = [&](const std::vector<tensor>& parts) { return packed_bytes(parts, chosen); };
+  const auto packed = [&](const std::vector<tensor>& parts, bool interleave = false) {
+    return packed_bytes(parts, chosen, interleave);
+  };
+  const auto as_floats = [](const tensor& vector) {
+    return static_cast<std::uint64_t>(vector.rows * vector.columns) * sizeof(float);
+  };
   std::uint64_t bytes = file.tensors.embedding.bytes.size() + file.tensors.positions.bytes.size();
   const tensor& head = file.tensors.head;
   bytes += packed({head});
   if (can_draft(head, chosen)) bytes += draft_bytes(head);
   if (bounds_head(head, chosen)) bytes += norm_count(head) * sizeof(float);
+  bytes += as_floats(file.tensors.final_norm) + as_floats(file.tensors.final_norm_bias);
   for (const layer_tensors& layer : file.tensors.layers) {
-    bytes += packed(qkv_parts(layer)) + packed({layer.o}) + packed(gate_up_parts(layer)) +
-             packed({layer.down});
+    bytes += packed(qkv_parts(layer)) + packed({layer.o}) +
+             packed(gate_up_parts(layer), interleaves(file.shape)) + packed({layer.down});
     // Norms and biases as floats.
     for (const tensor* vector :
          {&layer.attention_norm, &layer.attention_norm_bias, &layer.q_bias, &layer.k_bias,
           &layer.v_bias, &layer.q_norm, &layer.k_norm, &layer.o_bias, &layer.attention_post_norm,
           &layer.ffn_norm, &layer.ffn_norm_bias, &layer.up_bias, &layer.down_bias,
           &layer.ffn_post_norm}) {
-      bytes += static_cast<std::uint64_t>(vector->rows * vector->columns) * sizeof(float);
+      bytes += as_floats(*vector);
     }
   }
   return bytes;

@@ -156,7 +156,8 @@ result<std::unique_ptr<model::ops>> make_device(config::settings all, const benc
   all.engine.cpu.rows_max = rows;
   // Pages of either device: heads are padded differently, by less than a quarter.
   const auto plan = cpu::plan_memory(**file, all.engine.cpu);
-  all.engine.cpu.kv_bytes = static_cast<std::uint64_t>(pages + pages / 4 + 1) * plan.kv_page_bytes;
+  if (!plan) return plan.error();
+  all.engine.cpu.kv_bytes = static_cast<std::uint64_t>(pages + pages / 4 + 1) * plan->kv_page_bytes;
   all.engine.memory_bytes_max = 0;
   auto prepared =
       actors::choose_devices(**file, all.engine, std::make_shared<counters>(),

@@ -137,11 +137,12 @@ int run_inspect(const settings_flags& flags, const std::string& path, bool json)
   bar.finish();
   if (!file) return report_usage(file.error());
   settings->engine.cpu.rows_max = settings->engine.scheduler.step_tokens_max;  // as the engine does
-  const cpu::memory_plan plan = cpu::plan_memory(**file, settings->engine.cpu);
+  const auto plan = cpu::plan_memory(**file, settings->engine.cpu);
+  if (!plan) return report_usage(plan.error());
   if (json) {
-    print_json(**file, plan);
+    print_json(**file, *plan);
   } else {
-    print_text(**file, plan);
+    print_text(**file, *plan);
   }
   return std::fflush(stdout) == 0 ? exit_success : exit_failure;
 }

@@ -152,8 +152,8 @@ TEST_CASE("packed: an outline has the fingerprint, words and shape of the file")
   CHECK(outline->file_bytes == (*whole)->file_bytes);
   CHECK(outline->vocabulary.pieces == (*whole)->vocabulary.pieces);
   CHECK(outline->shape.width == 32);
-  CHECK(cpu::plan_memory(*outline, at.chosen).weight_bytes ==
-        cpu::plan_memory(**whole, at.chosen).weight_bytes);
+  CHECK(cpu::plan_memory(*outline, at.chosen)->weight_bytes ==
+        cpu::plan_memory(**whole, at.chosen)->weight_bytes);
 }
 
 TEST_CASE("packed: other numerics, another path and another file have files of their own") {

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "base/counters.hpp"
+#include "cpu/weights.hpp"
 #include "tests/cpu/made_model.hpp"
 #include "tests/reference/forward.hpp"
 
@@ -310,12 +311,12 @@ TEST_CASE("step: a batch that breaks the contract is refused by name") {
 TEST_CASE("plan: parts are counted and the pool is whole pages") {
   made_model file(variant(0));
   auto chosen = test::small_options(cpu::isa::automatic, cpu::numerics::exact);
-  const cpu::memory_plan plan = cpu::plan_memory(file, chosen);
+  const cpu::memory_plan plan = *cpu::plan_memory(file, chosen);
   // keys 24 and values 32 floats of 2 bytes, 16 positions, 2 heads, 2 layers
   CHECK(plan.kv_page_bytes == (24 + 32) * 2 * 16 * 2 * 2);
   CHECK(plan.kv_bytes <= chosen.kv_bytes);
   chosen.kv = cpu::kv_type::int8;
-  CHECK(cpu::plan_memory(file, chosen).kv_page_bytes == ((24 + 32) * 16 + 2 * 16 * 4) * 2 * 2);
+  CHECK(cpu::plan_memory(file, chosen)->kv_page_bytes == ((24 + 32) * 16 + 2 * 16 * 4) * 2 * 2);
   chosen.kv = cpu::kv_type::automatic;
   CHECK(plan.kv_bytes == static_cast<std::uint64_t>(plan.kv_pages) * plan.kv_page_bytes);
   CHECK(plan.weight_bytes > file.tensors.embedding.bytes.size());
@@ -326,6 +327,62 @@ TEST_CASE("plan: parts are counted and the pool is whole pages") {
   auto ops = cpu::make_ops(*made, chosen);
   REQUIRE_FALSE(ops);
   CHECK(ops.error().field == "cache.kv_bytes");
+}
+
+// Bytes of all that prepared weights hold.
+std::uint64_t bytes_of(const cpu::weights& made) {
+  std::uint64_t bytes = 0;
+  for (const auto block : cpu::packed_blocks(made)) bytes += block.size();
+  const auto add = [&](const std::vector<float>& values) {
+    bytes += values.size() * sizeof(float);
+  };
+  add(made.final_norm);
+  add(made.final_norm_bias);
+  for (const cpu::layer_weights& layer : made.layers) {
+    for (const auto* values :
+         {&layer.attention_norm, &layer.attention_norm_bias, &layer.qkv_bias, &layer.q_norm,
+          &layer.k_norm, &layer.o_bias, &layer.attention_post_norm, &layer.ffn_norm,
+          &layer.ffn_norm_bias, &layer.up_bias, &layer.down_bias, &layer.ffn_post_norm}) {
+      add(*values);
+    }
+  }
+  return bytes;
+}
+
+void check_planned_weights(const made_model& file) {
+  for (const auto precision : {cpu::numerics::float32, cpu::numerics::exact, cpu::numerics::fast}) {
+    const auto chosen = test::small_options(cpu::isa::automatic, precision);
+    const auto made = cpu::prepare_weights(file, chosen);
+    REQUIRE(made);
+    CHECK(cpu::plan_memory(file, chosen)->weight_bytes == bytes_of(**made));
+  }
+}
+
+TEST_CASE("plan: the weights' bytes are those that packing takes") {
+  for (int index = 0; index < variants; ++index) {
+    CAPTURE(index);
+    check_planned_weights(made_model(variant(index), stored::q8_0));
+  }
+}
+
+TEST_CASE("plan: gate and up of unlike types are counted as they are packed") {
+  model::hyperparameters shape = variant(0);
+  shape.ffn = 128;  // whole tiles: one below the other, each would keep its type
+  made_model file(shape, stored::q8_0);
+  const made_model floats(shape, stored::floats);
+  for (std::size_t i = 0; i < file.tensors.layers.size(); ++i) {
+    file.tensors.layers[i].up = floats.tensors.layers[i].up;
+  }
+  check_planned_weights(file);
+}
+
+TEST_CASE("plan: a path that the processor lacks is refused by name") {
+  made_model file(variant(0));
+  const auto lacking = static_cast<cpu::isa>(99);  // no processor has it
+  const auto plan = cpu::plan_memory(file, test::small_options(lacking, cpu::numerics::exact));
+  REQUIRE_FALSE(plan);
+  CHECK(plan.error().code == errc::unsupported);
+  CHECK(plan.error().field == "cpu.isa");
 }
 
 }  // namespace
