@@ -8,6 +8,7 @@
 
 #include "cpu/weights.hpp"
 #include "tests/cpu/made_model.hpp"
+#include "tests/reference/worst.hpp"
 
 namespace foretoken {
 namespace {
@@ -38,9 +39,9 @@ double worst_share(const json& input, const test::row_logits& got) {
     double away = 0;
     for (std::size_t n = 0; n < row.size(); ++n) {
       largest = std::max(largest, std::abs(expected[n]));
-      away = std::max(away, std::abs(static_cast<double>(row[n]) - expected[n]));
+      away = reference::worse(away, std::abs(static_cast<double>(row[n]) - expected[n]));
     }
-    worst = std::max(worst, away / largest);
+    worst = reference::worse(worst, away / largest);
   }
   return worst;
 }

@@ -8,6 +8,7 @@
 #include "cpu/linear.hpp"
 #include "doctest/doctest.h"
 #include "tests/reference/linear_reference.hpp"
+#include "tests/reference/worst.hpp"
 
 namespace foretoken::cpu {
 namespace {
@@ -70,7 +71,7 @@ TEST_CASE("draft: its weights are off by at most half their scale") {
           std::memcpy(&half, scales.first + block * scales.stride + n % tile_rows * 2, 2);
           const double scale = std::fabs(static_cast<double>(f16_to_float(half)));
           const double got = y[static_cast<std::size_t>(k * draft.tiles() * tile_rows + n)];
-          worst = std::max(worst, std::fabs(got - weight_at(w.view, n, k)) / scale);
+          worst = reference::worse(worst, std::fabs(got - weight_at(w.view, n, k)) / scale);
         }
       }
       CHECK(worst < 0.5001);

@@ -14,6 +14,7 @@
 #include "cpu/linear_decode.hpp"
 #include "doctest/doctest.h"
 #include "tests/reference/linear_reference.hpp"
+#include "tests/reference/worst.hpp"
 
 namespace foretoken::cpu {
 namespace {
@@ -94,7 +95,7 @@ double worst_error(const std::vector<float>& y,
       const auto expected = reference::dot(w, n, x.data() + m * w.columns);
       const double got = y[static_cast<std::size_t>(m) * stride + static_cast<std::size_t>(n)];
       const double error = std::fabs(got - expected.value) / (expected.magnitude + 1e-30);
-      worst = std::isnan(error) ? std::numeric_limits<double>::infinity() : std::max(worst, error);
+      worst = reference::worse(worst, error);
     }
   }
   return worst;

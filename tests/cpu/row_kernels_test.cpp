@@ -12,6 +12,7 @@
 
 #include "base/half.hpp"
 #include "cpu/row_kernels.hpp"
+#include "tests/reference/worst.hpp"
 
 namespace foretoken::cpu {
 namespace {
@@ -349,8 +350,8 @@ TEST_CASE(
               kernels->attend(one);
               for (int d = 0; d < dim; ++d) {
                 const float got = out[static_cast<std::size_t>(i * dim + d)];
-                worst = std::max(worst, std::abs(static_cast<double>(got) -
-                                                 expected[static_cast<std::size_t>(d)]));
+                worst = reference::worse(worst, std::abs(static_cast<double>(got) -
+                                                         expected[static_cast<std::size_t>(d)]));
                 REQUIRE(got == alone[static_cast<std::size_t>(d)]);
               }
             }

@@ -19,6 +19,7 @@
 #include "cpu/backend.hpp"
 #include "cpu/step.hpp"
 #include "model/forward.hpp"
+#include "tests/reference/worst.hpp"
 
 namespace {
 
@@ -168,7 +169,7 @@ void check_texts(reader& read, const bounds& wanted) {
     excess_loss += nll - scored * figures["mean_nll"].get<double>();
     positions += scored;
     nll /= scored;
-    worst_nll = std::max(worst_nll, std::abs(nll - figures["mean_nll"].get<double>()));
+    worst_nll = reference::worse(worst_nll, std::abs(nll - figures["mean_nll"].get<double>()));
     std::printf("%-14s top-1 %zu/%zu  nll %.5f (reference %.5f)\n", name.c_str(), same, ids.size(),
                 nll, figures["mean_nll"].get<double>());
     if (name == "multilingual") continue;

@@ -7,6 +7,7 @@
 #include "cpu/weights.hpp"
 #include "tests/cpu/made_model.hpp"
 #include "tests/reference/forward.hpp"
+#include "tests/reference/worst.hpp"
 
 namespace foretoken {
 namespace {
@@ -69,7 +70,7 @@ TEST_CASE("step: logits are those of the float64 formulas") {
         for (std::size_t t = 0; t < got.size(); ++t) {
           for (std::size_t n = 0; n < got[t].size(); ++n) {
             const double away = std::abs(static_cast<double>(got[t][n]) - expected[t][n]);
-            worst = std::max(worst, away / largest(expected[t]));
+            worst = reference::worse(worst, away / largest(expected[t]));
           }
         }
         CHECK(worst < allowed);
@@ -120,7 +121,7 @@ TEST_CASE("step: keys and values of every type give the formulas' logits over wh
         for (std::size_t t = 0; t < got.size(); ++t) {
           for (std::size_t n = 0; n < got[t].size(); ++n) {
             const double away = std::abs(static_cast<double>(got[t][n]) - expected[t][n]);
-            worst = std::max(worst, away / largest(expected[t]));
+            worst = reference::worse(worst, away / largest(expected[t]));
           }
         }
         // Where float and double round to neighbours, one value is a step of its type away.
