@@ -11,6 +11,7 @@ namespace {
 
 using tokenizer::algorithm;
 using tokenizer::pre_tokenizer;
+using tokenizer::space_prefix;
 using tokenizer::token_kind;
 using tokenizer::vocabulary_spec;
 
@@ -128,7 +129,10 @@ void read_special(gguf_reader& keys, int vocabulary, vocabulary_spec& spec) {
   }
   spec.add_bos = keys.flag(keys_of_tokenizer + "add_bos_token", spec.add_bos) && spec.bos >= 0;
   spec.add_eos = keys.flag(keys_of_tokenizer + "add_eos_token", false) && spec.eos >= 0;
-  spec.add_space_prefix = keys.flag(keys_of_tokenizer + "add_space_prefix", spec.add_space_prefix);
+  const bool by_default = spec.kind == algorithm::sentencepiece_bpe;
+  if (keys.flag(keys_of_tokenizer + "add_space_prefix", by_default)) {
+    spec.prefix = space_prefix::always;
+  }
 }
 
 }  // namespace
@@ -148,7 +152,6 @@ result<vocabulary_spec> gguf_vocabulary(const gguf_contents& from, const hyperpa
     spec.kind = algorithm::sentencepiece_bpe;
     spec.pre = pre_tokenizer::none;
     spec.add_bos = true;
-    spec.add_space_prefix = true;
     FORETOKEN_TRY(read_scores(from, spec));
     spec.byte_fallback =
         std::find(spec.kinds.begin(), spec.kinds.end(), token_kind::byte) != spec.kinds.end();

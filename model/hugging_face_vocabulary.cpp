@@ -12,6 +12,7 @@ namespace {
 
 using tokenizer::algorithm;
 using tokenizer::pre_tokenizer;
+using tokenizer::space_prefix;
 using tokenizer::token_kind;
 using tokenizer::vocabulary_spec;
 
@@ -184,6 +185,32 @@ status read_split(const json& part, vocabulary_spec& spec) {
   return {};
 }
 
+status read_metaspace(const json& part, vocabulary_spec& spec) {
+  const json* split = member(part, "split");
+  if (split == nullptr || *split != false) {
+    return unknown("pre_tokenizer.split", "only Metaspace without split is supported");
+  }
+  if (!holds(part, "replacement", underline)) {
+    return unknown("pre_tokenizer.replacement", "only U+2581 is supported");
+  }
+  const json* scheme = member(part, "prepend_scheme");
+  space_prefix prefix = space_prefix::never;
+  if (scheme == nullptr || *scheme == "always") {
+    prefix = space_prefix::missing;
+  } else if (*scheme == "first") {
+    prefix = space_prefix::missing_at_start;
+  } else if (*scheme != "never") {
+    return unknown("pre_tokenizer.prepend_scheme", "this is not one of always, first, never");
+  }
+  const json* adds = member(part, "add_prefix_space");
+  if (adds != nullptr && *adds == false && prefix != space_prefix::never) {
+    return unknown("pre_tokenizer.add_prefix_space", "prepend_scheme says otherwise");
+  }
+  // After the normalizer Prepend no text lacks its space.
+  if (spec.prefix == space_prefix::never) spec.prefix = prefix;
+  return {};
+}
+
 // A pre-tokenizer is recognised by its parts; nothing in the file is ever run.
 status read_pre_tokenizer(const json& root, vocabulary_spec& spec) {
   bool digits = false, byte_level = false;
@@ -205,11 +232,7 @@ status read_pre_tokenizer(const json& root, vocabulary_spec& spec) {
       }
       spec.pre = digits ? pre_tokenizer::smollm : pre_tokenizer::gpt2;
     } else if (is_type(part, "Metaspace") && spec.kind == algorithm::sentencepiece_bpe) {
-      const json* split = member(*part, "split");
-      if (split == nullptr || *split != false) {
-        return unknown("pre_tokenizer.split", "only Metaspace without split is supported");
-      }
-      spec.add_space_prefix = !holds(*part, "prepend_scheme", "never");
+      FORETOKEN_TRY(read_metaspace(*part, spec));
     } else {
       return unknown("pre_tokenizer", "this kind of pre-tokenizer is not supported");
     }
@@ -235,7 +258,7 @@ status read_normalizer(const json& root, vocabulary_spec& spec) {
     if (is_type(part, "NFC") && !sentencepiece) {
       spec.normalise_nfc = true;
     } else if (is_type(part, "Prepend") && sentencepiece && holds(*part, "prepend", underline)) {
-      spec.add_space_prefix = true;
+      spec.prefix = space_prefix::always;
     } else if (is_type(part, "Replace") && sentencepiece && member(*part, "pattern") != nullptr &&
                holds(*member(*part, "pattern"), "String", " ") &&
                holds(*part, "content", underline)) {

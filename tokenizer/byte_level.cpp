@@ -26,7 +26,7 @@ class byte_level final : public vocabulary_index {
   }
 
  protected:
-  void encode_plain(std::string_view text, std::vector<token>& out) const override {
+  void encode_plain(std::string_view text, bool, std::vector<token>& out) const override {
     if (!spec_.normalise_nfc) return encode_normal(text, out);
     const std::string normal = normalise_nfc(text);
     encode_normal(normal, out);

@@ -45,7 +45,8 @@ class script {
         out.push_back(source_.control(part.text));
         continue;
       }
-      const auto ids = source_.encode(part.text, {.add_special = false, .parse_special = false});
+      const auto ids = source_.encode(
+          part.text, {.add_special = false, .parse_special = false, .at_start = out.empty()});
       out.insert(out.end(), ids.begin(), ids.end());
     }
     return out;

@@ -65,15 +65,26 @@ class sentencepiece final : public vocabulary_index {
   }
 
  protected:
-  void encode_plain(std::string_view text, std::vector<token>& out) const override {
+  void encode_plain(std::string_view text, bool at_start, std::vector<token>& out) const override {
     std::string escaped;
     escaped.reserve(text.size() + text.size() / 4 + 4);
-    if (spec_.add_space_prefix) escaped.append(space_mark);
+    if (adds_space(text, at_start)) escaped.append(space_mark);
     for (const char c : text) c == ' ' ? escaped.append(space_mark) : escaped.append(1, c);
     by_scores_ ? encode_by_scores(escaped, out) : encode_by_merges(escaped, out);
   }
 
  private:
+  bool adds_space(std::string_view text, bool at_start) const noexcept {
+    const bool missing = !text.starts_with(' ') && !text.starts_with(space_mark);
+    switch (spec_.prefix) {
+      case space_prefix::never: return false;
+      case space_prefix::always: return true;
+      case space_prefix::missing: return missing;
+      case space_prefix::missing_at_start: return missing && at_start;
+    }
+    return false;
+  }
+
   // tokenizer.json has no kinds: there the byte tokens are known by their form alone.
   void mark_byte_tokens() {
     if (!spec_.byte_fallback) return;

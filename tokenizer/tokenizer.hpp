@@ -16,6 +16,7 @@ namespace foretoken::tokenizer {
 struct encode_options {
   bool add_special = true;     // BOS/EOS where the file says so
   bool parse_special = false;  // control-token text becomes control tokens
+  bool at_start = true;        // the text is a whole one, or begins it
 };
 
 class tokenizer {

@@ -25,6 +25,14 @@ enum class token_kind : std::uint8_t {
   unused,
 };
 
+// Where SentencePiece puts a space in front of a stretch of plain text, which added tokens end.
+enum class space_prefix : std::uint8_t {
+  never,
+  always,   // whatever the stretch begins with: SentencePiece itself, and the normalizer Prepend
+  missing,  // where it does not begin with a space: Metaspace "always"
+  missing_at_start,  // the same, for the stretch that begins the text: Metaspace "first"
+};
+
 struct vocabulary_spec {
   algorithm kind = algorithm::byte_level_bpe;
   pre_tokenizer pre = pre_tokenizer::gpt2;
@@ -39,8 +47,8 @@ struct vocabulary_spec {
       end_of_generation;  // every token that ends a text (eos, <|endoftext|>, eot ...)
   bool add_bos = false;
   bool add_eos = false;
-  bool add_space_prefix = false;  // SentencePiece: a space goes in front of the text
-  bool normalise_nfc = false;     // qwen2
+  space_prefix prefix = space_prefix::never;
+  bool normalise_nfc = false;  // qwen2
   bool ignore_merges = false;  // llama3: a whole pre-token that is in the vocabulary is one token
   bool byte_fallback = false;
 };

@@ -86,7 +86,9 @@ std::vector<token> vocabulary_index::encode(std::string_view text, encode_option
   if (options.add_special && spec_.add_bos) out.push_back(spec_.bos);
   for (std::size_t at = 0; at < text.size();) {
     const added_tokens::match match = added_.find(text, at, options.parse_special);
-    if (match.begin > at) encode_plain(text.substr(at, match.begin - at), out);
+    if (match.begin > at) {
+      encode_plain(text.substr(at, match.begin - at), options.at_start && at == 0, out);
+    }
     if (match.id >= 0) out.push_back(match.id);
     at = match.begin + match.bytes;
   }
@@ -102,7 +104,7 @@ std::string_view vocabulary_index::bytes(token id, bool show_control) const {
 
 std::string vocabulary_index::decode(const std::vector<token>& ids, bool show_control) const {
   std::string raw;
-  bool at_start = spec_.add_space_prefix;
+  bool at_start = drops_leading_space();
   for (const token id : ids) {
     std::string_view part = bytes(id, show_control);
     if (at_start && !is_control(id)) {

@@ -27,13 +27,15 @@ class vocabulary_index : public tokenizer {
   bool is_control(token id) const noexcept final;
   bool is_end_of_generation(token id) const noexcept final;
   token control(std::string_view text) const noexcept final;
-  bool drops_leading_space() const noexcept final { return spec_.add_space_prefix; }
+  bool drops_leading_space() const noexcept final { return spec_.prefix != space_prefix::never; }
 
  protected:
   explicit vocabulary_index(vocabulary_spec spec) : spec_(std::move(spec)) {}
 
-  // Appends the tokens of text that holds no added token.
-  virtual void encode_plain(std::string_view text, std::vector<token>& out) const = 0;
+  // Appends the tokens of text that holds no added token. at_start: nothing stands before it.
+  virtual void encode_plain(std::string_view text,
+                            bool at_start,
+                            std::vector<token>& out) const = 0;
 
   // REQUIRES: validate() passed. `bytes_of` turns a stored piece into its bytes.
   template <class BytesOf>

@@ -90,6 +90,34 @@ TEST_CASE("tokenizer.json: every spoiled document is refused by name") {
   }
 }
 
+TEST_CASE("tokenizer.json: Metaspace says where a space goes in front, and what it cannot mean") {
+  using tokenizer::space_prefix;
+  json document = tokenizer_document();
+  const auto read = [&](const char* changes) {
+    document["pre_tokenizer"] = {
+        {"type", "Metaspace"}, {"replacement", "\xE2\x96\x81"}, {"split", false}};
+    document["pre_tokenizer"].update(json::parse(changes));
+    return read_tokenizer(document);
+  };
+  CHECK(read(R"({})")->prefix == space_prefix::missing);
+  CHECK(read(R"({"prepend_scheme": "always"})")->prefix == space_prefix::missing);
+  CHECK(read(R"({"prepend_scheme": "first"})")->prefix == space_prefix::missing_at_start);
+  CHECK(read(R"({"prepend_scheme": "never"})")->prefix == space_prefix::never);
+  struct row {
+    const char *changes, *field;
+  };
+  for (const row& entry :
+       {row{R"({"prepend_scheme": "last"})", "prepend_scheme"},
+        row{R"({"add_prefix_space": false})", "add_prefix_space"},
+        row{R"({"replacement": "_"})", "replacement"}, row{R"({"split": true})", "split"}}) {
+    const auto refused = read(entry.changes);
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().field == std::string("tokenizer.json pre_tokenizer.") + entry.field);
+  }
+  document["normalizer"] = {{"type", "Prepend"}, {"prepend", "\xE2\x96\x81"}};
+  CHECK(read(R"({"prepend_scheme": "first"})")->prefix == space_prefix::always);
+}
+
 TEST_CASE("tokenizer.json: SentencePiece style is recognised by its parts") {
   const json document = json::parse(R"({
     "added_tokens": [{"id": 0, "content": "<unk>", "special": true},
@@ -107,7 +135,7 @@ TEST_CASE("tokenizer.json: SentencePiece style is recognised by its parts") {
   const auto spec = read_tokenizer(document, 6);
   if (!spec) FAIL(to_string(spec.error()));
   CHECK(spec->kind == tokenizer::algorithm::sentencepiece_bpe);
-  CHECK(spec->add_space_prefix);
+  CHECK(spec->prefix == tokenizer::space_prefix::always);
   CHECK(spec->byte_fallback);
   CHECK(spec->add_bos);
   CHECK(spec->bos == 1);

@@ -194,3 +194,16 @@ TEST_CASE("chat: an unknown template is an error that names the config key and i
   }
   CHECK_FALSE(chat_family_from_name("nonsense"));
 }
+
+TEST_CASE("chat: a space in front of the text's start goes to no other run") {
+  auto spec = test::sentencepiece_spec({{"\xE2\x96\x81", -1}, {"a", -1}});
+  for (const char* control : {"<|im_start|>", "<|im_end|>"}) {
+    test::add(spec, control, token_kind::control);
+  }
+  spec.prefix = space_prefix::missing_at_start;
+  const auto words = test::made(std::move(spec));
+  const std::string text = "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n";
+  const auto rendered = render_chat(chat_family::chatml, *words, {{"user", "a"}});
+  REQUIRE(rendered);
+  CHECK(*rendered == words->encode(text, {.parse_special = true}));
+}

@@ -65,15 +65,46 @@ TEST_CASE("sentencepiece: the text of a byte, unknown or control token is plain 
 
 TEST_CASE("sentencepiece: no space in front when the file wants none") {
   auto spec = by_scores();
-  spec.add_space_prefix = false;
+  spec.prefix = space_prefix::never;
   const auto t = test::made(spec);
   CHECK(t->encode("abc") == ids{abc});
   CHECK(t->decode(t->encode(" abc")) == " abc");
 }
 
+TEST_CASE("sentencepiece: each scheme puts a space in front where its definition says") {
+  constexpr token added = 268;
+  struct row {
+    std::string text;
+    ids always, missing, missing_at_start;
+  };
+  const row table[] = {
+      {"a", {space_a}, {space_a}, {space_a}},
+      {" a", {space, space_a}, {space_a}, {space_a}},
+      {mark + "a", {space, space_a}, {space_a}, {space_a}},
+      {"[I]a", {added, space_a}, {added, space_a}, {added, a}},
+      {"[I] a", {added, space, space_a}, {added, space_a}, {added, space_a}},
+      {"a[I]a", {space_a, added, space_a}, {space_a, added, space_a}, {space_a, added, a}},
+  };
+  for (auto spec : {by_scores(), by_merges()}) {
+    test::add(spec, "[I]", token_kind::user_defined);
+    if (!spec.merges.empty()) spec.scores.clear();
+    const auto with = [&](space_prefix prefix) {
+      spec.prefix = prefix;
+      return test::made(spec);
+    };
+    for (const row& entry : table) {
+      CAPTURE(entry.text);
+      CHECK(with(space_prefix::always)->encode(entry.text) == entry.always);
+      CHECK(with(space_prefix::missing)->encode(entry.text) == entry.missing);
+      CHECK(with(space_prefix::missing_at_start)->encode(entry.text) == entry.missing_at_start);
+    }
+    CHECK(with(space_prefix::missing_at_start)->encode("a", {.at_start = false}) == ids{a});
+  }
+}
+
 TEST_CASE("sentencepiece: user-defined runs of spaces match the text's own spaces") {
   auto spec = by_scores();
-  spec.add_space_prefix = false;
+  spec.prefix = space_prefix::never;
   test::add(spec, mark + mark, token_kind::user_defined);
   const auto t = test::made(spec);
   CHECK(t->encode("a  b") == ids{a, 268, b});

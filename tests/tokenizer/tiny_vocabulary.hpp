@@ -55,7 +55,7 @@ inline vocabulary_spec sentencepiece_spec(
   spec.unknown = 0;
   spec.bos = 1;
   spec.eos = 2;
-  spec.add_space_prefix = true;
+  spec.prefix = space_prefix::always;
   return spec;
 }
 
