@@ -16,7 +16,11 @@ constexpr std::uint64_t string_bytes_max = std::uint64_t{16} << 20;
 constexpr std::uint64_t metadata_bytes_max = std::uint64_t{256} << 20;
 constexpr std::uint64_t name_bytes_max = 256;
 constexpr std::uint64_t key_bytes_max = 65535;
-constexpr std::uint64_t key_record_bytes_min = 14;  // length, 1 character, type, 1 byte
+// Far above any real file; the books kept of each are several times its record in the file.
+constexpr std::uint64_t keys_max = std::uint64_t{1} << 16;
+constexpr std::uint64_t tensors_max = std::uint64_t{1} << 20;
+constexpr std::uint64_t integers_max = std::uint64_t{1} << 24;  // of one array: 8 bytes each
+constexpr std::uint64_t key_record_bytes_min = 14;              // length, 1 character, type, 1 byte
 constexpr std::uint64_t tensor_record_bytes_min =
     33;  // length, 1 character, 1 dimension, type, offset
 
@@ -85,6 +89,16 @@ struct header {
   std::uint64_t tensors = 0, keys = 0;
 };
 
+// What a file claims to hold, against our bound and the room that the file has.
+status check_count(const char* field,
+                   std::uint64_t count,
+                   std::uint64_t count_max,
+                   std::uint64_t room) {
+  if (count > room) return corrupt(field, "more than the file has room for");
+  if (count > count_max) return corrupt(field, "more than " + std::to_string(count_max));
+  return {};
+}
+
 result<header> read_header(cursor& in) {
   std::span<const std::byte> magic;
   if (!in.take(4, magic)) return truncated("magic");
@@ -100,12 +114,10 @@ result<header> read_header(cursor& in) {
   }
   if (!in.take(out.tensors)) return truncated("tensor_count");
   if (!in.take(out.keys)) return truncated("metadata_kv_count");
-  if (out.keys > in.left() / key_record_bytes_min) {
-    return corrupt("metadata_kv_count", "more keys than the file has room for");
-  }
-  if (out.tensors > in.left() / tensor_record_bytes_min) {
-    return corrupt("tensor_count", "more tensors than the file has room for");
-  }
+  FORETOKEN_TRY(
+      check_count("metadata_kv_count", out.keys, keys_max, in.left() / key_record_bytes_min));
+  FORETOKEN_TRY(
+      check_count("tensor_count", out.tensors, tensors_max, in.left() / tensor_record_bytes_min));
   return out;
 }
 
@@ -144,8 +156,9 @@ result<gguf_value> read_array(cursor& in,
   value.element = *element;
   if (!in.take(value.count)) return truncated(field);
   const std::uint64_t size = scalar_bytes(*element);
-  if (value.count > in.left() / (size != 0 ? size : 8)) {
-    return corrupt(field, "the array is longer than the file");
+  const std::uint64_t room = std::min(in.left(), metadata_bytes_max);
+  if (value.count > room / (size != 0 ? size : 8)) {
+    return corrupt(field, "the array is longer than the file, or than 256 MiB");
   }
   if (size != 0) {
     if (!in.take(value.count * size, value.bytes)) return truncated(field);
@@ -335,11 +348,7 @@ result<gguf_contents> parse_gguf(std::span<const std::byte> file) {
   FORETOKEN_TRY(read_metadata(in, file, head->keys, out));
   const auto alignment = read_alignment(out);
   if (!alignment) return alignment.error();
-  if (head->tensors > in.left() / tensor_record_bytes_min) {
-    return corrupt("tensor_count", "more tensors than the file has room for");
-  }
-  std::vector<placed_tensor> list;
-  list.reserve(head->tensors);
+  std::vector<placed_tensor> list;  // grows as they are read: a count is only a claim
   for (std::uint64_t i = 0; i < head->tensors; ++i) {
     auto read = read_tensor(in, i);
     if (!read) return read.error();
@@ -390,6 +399,7 @@ result<std::vector<std::int64_t>> gguf_integers(const gguf_contents& from, std::
                      value->element != gguf_type::f32 && value->element != gguf_type::f64 &&
                      value->element != gguf_type::boolean;
   if (!whole) return corrupt(std::string(key), "this key must be an array of whole numbers");
+  if (value->count > integers_max) return corrupt(std::string(key), "the array is too long");
   out.reserve(value->count);
   const std::uint64_t size = scalar_bytes(value->element);
   for (std::uint64_t i = 0; i < value->count; ++i) {
