@@ -72,18 +72,20 @@ class picker {
     weight = matrix(name + ".weight", rows, columns);
     if (with_bias) bias = vector(name + ".bias", rows);
   }
-  void use(const std::string& name) { used_.insert(name); }
   void fail(error failure) {
     if (!failure_) failure_ = std::move(failure);
   }
   bool failed() const noexcept { return failure_.has_value(); }
   const std::optional<error>& failure() const noexcept { return failure_; }
-  // The first tensor that nothing asked for.
-  const std::string* unused() const {
+  // A tensor below `prefix` that nothing asked for, and that `harmless` does not know, means a
+  // network that is not the one we would run.
+  template <class Harmless>
+  status refuse_unused(const std::string& prefix, Harmless harmless) const {
     for (const auto& [name, stored] : store_.all()) {
-      if (!used_.contains(name)) return &name;
+      if (used_.contains(name) || !name.starts_with(prefix) || harmless(name)) continue;
+      return unsupported(name, "this tensor is not part of the architecture the file names");
     }
-    return nullptr;
+    return {};
   }
 
  private:
@@ -248,6 +250,12 @@ layer_tensors take_gpt2_hugging_face_layer(picker& pick,
   return out;
 }
 
+// What old checkpoints keep of a layer beside its weights: rotations, and gpt2's causal masks.
+bool is_saved_constant(const std::string& name) {
+  return name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".attn.bias") ||
+         name.ends_with(".attn.masked_bias");
+}
+
 std::string layer_prefix(const std::string& before, int layer) {
   return before + std::to_string(layer) + ".";
 }
@@ -271,11 +279,8 @@ result<model_tensors> assemble_gguf(const tensor_store& store, const hyperparame
   out.head =
       shape.tied_head ? out.embedding : pick.matrix("output.weight", shape.vocabulary, shape.width);
   if (pick.failure()) return *pick.failure();
-  pick.use("rope_freqs.weight");
-  // A tensor nobody asked for means a network that is not the one we would run.
-  if (const std::string* name = pick.unused()) {
-    return unsupported(*name, "this tensor is not part of the architecture the file names");
-  }
+  FORETOKEN_TRY(
+      pick.refuse_unused("", [](const std::string& name) { return name == "rope_freqs.weight"; }));
   return out;
 }
 
@@ -296,10 +301,11 @@ result<model_tensors> assemble_hugging_face(const tensor_store& store,
   if (gpt2) out.positions = pick.matrix(prefix + "wpe.weight", shape.context, shape.width);
   const layer_names& names =
       shape.arch == architecture::gemma3 ? gemma3_hugging_face_names : hugging_face_names;
+  const std::string layers = prefix + (gpt2 ? "h." : "layers.");
   for (int layer = 0; layer < shape.layers && !pick.failed(); ++layer) {
     out.layers.push_back(
-        gpt2 ? take_gpt2_hugging_face_layer(pick, shape, layer_prefix(prefix + "h.", layer), owned)
-             : take_layer(pick, shape, layer_prefix(prefix + "layers.", layer), names));
+        gpt2 ? take_gpt2_hugging_face_layer(pick, shape, layer_prefix(layers, layer), owned)
+             : take_layer(pick, shape, layer_prefix(layers, layer), names));
   }
   pick.norm(prefix + (gpt2 ? "ln_f" : "norm"), shape.width, out.final_norm, &out.final_norm_bias);
   const std::string head = pick.has("language_model.lm_head.weight")
@@ -307,6 +313,7 @@ result<model_tensors> assemble_hugging_face(const tensor_store& store,
                                : "lm_head.weight";
   out.head = shape.tied_head ? out.embedding : pick.matrix(head, shape.vocabulary, shape.width);
   if (pick.failure()) return *pick.failure();
+  FORETOKEN_TRY(pick.refuse_unused(layers, is_saved_constant));  // other parts may see images
   return out;
 }
 
