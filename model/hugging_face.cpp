@@ -29,6 +29,12 @@ void check_activation(json_reader& keys,
   keys.fail(unsupported(key, "the activation '" + name + "' is not supported here"));
 }
 
+void check_whole_rotation(json_reader& keys, const std::string& key) {
+  if (keys.real(key, 0, 1, 1) != 1) {
+    keys.fail(unsupported(key, "rotating a part of the head is not supported"));
+  }
+}
+
 // The rope table that `group` (rope_scaling, or a part of rope_parameters) describes.
 void add_rope(
     json_reader& keys, const std::string& group, double base, int dims, hyperparameters& shape) {
@@ -39,6 +45,7 @@ void add_rope(
   } else if (type != "default" && type != "llama3") {
     keys.fail(unsupported(group + ".rope_type", "rope scaling '" + type + "' is not supported"));
   }
+  check_whole_rotation(keys, group + ".partial_rotary_factor");
   rope_parameters rope = plain_rope(base, dims, factor);
   if (type == "llama3") {
     const llama3_scaling scaling{
@@ -56,10 +63,7 @@ void add_rope(
 
 void read_rope(json_reader& keys, hyperparameters& shape) {
   constexpr double low = 1e-3, high = 1e15;
-  const double partial = keys.real("partial_rotary_factor", 0, 1, 1);
-  if (partial != 1) {
-    keys.fail(unsupported("partial_rotary_factor", "rotating a part of the head is not supported"));
-  }
+  check_whole_rotation(keys, "partial_rotary_factor");
   const bool gemma3 = shape.arch == architecture::gemma3;
   const double fallback = gemma3 ? 1e6 : 1e4;
   const double local_fallback = keys.real("rope_local_base_freq", low, high, 1e4);

@@ -7,6 +7,8 @@
 #include <doctest/doctest.h>
 #include <unistd.h>
 
+#include "model/file_bytes.hpp"
+#include "model/hugging_face.hpp"
 #include "model/model_file.hpp"
 
 using namespace foretoken;
@@ -158,6 +160,26 @@ TEST_CASE("load: gpt2 weights come out as rows of outputs") {
   CHECK(file->shape.ropes.empty());
   CHECK(file->shape.attention[0].rope == -1);
   CHECK(file->shape.norm == norm_kind::layer);
+}
+
+TEST_CASE("load: a head that is rotated in part is refused, wherever config.json says so") {
+  struct row {
+    const char *file, *key, *field;
+  };
+  for (const row& entry : {row{"config.json", "/partial_rotary_factor", "partial_rotary_factor"},
+                           row{"config_v5.json", "/rope_parameters/partial_rotary_factor",
+                               "rope_parameters.partial_rotary_factor"}}) {
+    const auto bytes = read_file(architectures / "llama" / entry.file, 1u << 20);
+    REQUIRE(bytes);
+    json config = *parse_json(bytes->bytes(), entry.file);
+    config[json::json_pointer(entry.key)] = 1.0;
+    CHECK(hugging_face_shape(config));
+    config[json::json_pointer(entry.key)] = 0.5;
+    const auto refused = hugging_face_shape(config);
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().code == errc::unsupported);
+    CHECK(refused.error().field == entry.field);
+  }
 }
 
 TEST_CASE("load: progress ends at the whole") {
