@@ -111,10 +111,9 @@ result<aligned_bytes> read_file(const std::filesystem::path& path,
     FORETOKEN_TRY(file->read(at, chunk));
     if (seen) seen(chunk);
   }
-  if (identity != nullptr) {
-    const auto after = file->identity();
-    *identity = after && *after == *before ? *before : file_identity{};
-  }
+  const auto after = file->identity();
+  if (!after || *after != *before) return corrupt(name, "the file changed while it was read");
+  if (identity != nullptr) *identity = *before;
   return memory;
 }
 

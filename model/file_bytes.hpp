@@ -63,8 +63,7 @@ class readable_file {
 using chunk_seen = std::function<void(std::span<const std::byte>)>;
 
 // not_found, corrupt (not a regular file, or it changed while being read), exhausted (larger than
-// `bytes_max` or than memory). `field` is the file's name. `identity` receives the file's, or none
-// (size 0) when it was touched while it was read.
+// `bytes_max` or than memory). `field` is the file's name. `identity` receives the file's.
 result<aligned_bytes> read_file(const std::filesystem::path& path,
                                 std::uint64_t bytes_max,
                                 const chunk_seen& seen = {},

@@ -98,9 +98,7 @@ status load_gguf(const fs::path& path, const load_progress& progress, owned_mode
   out.file_bytes = *size;
   out.fingerprint = meter.digest();
   out.memory.push_back(std::move(*file));  // moving keeps the bytes where they are
-  if (identity.size > 0) {
-    out.source = source_file{fs::absolute(path), identity, out.memory.back().bytes()};
-  }
+  out.source = source_file{fs::absolute(path), identity, out.memory.back().bytes()};
   return {};
 }
 

@@ -74,7 +74,7 @@ class model_file {
   std::uint64_t file_bytes = 0;
   std::uint64_t fingerprint = 0;      // hash of the whole content, for cache namespaces
   bool outline = false;               // from load_outline()
-  std::optional<source_file> source;  // of a .gguf file that nobody touched while it was read
+  std::optional<source_file> source;  // of a .gguf file
 
  protected:
   model_file() = default;
