@@ -8,10 +8,10 @@ from disk).
 
 Needs build/release/bin/foretoken and the real model; exit 77 without."""
 
+import concurrent.futures
 import pathlib
 import sys
 import tempfile
-import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests/system"))
 from server import MODEL, PROGRAM, SKIPPED, Server  # noqa: E402
@@ -29,12 +29,11 @@ def resident(server):
 
 def load(server):
     """Requests side by side: prompts that share nothing, so that each takes pages of its own."""
-    threads = [threading.Thread(target=server.completion, args=(f"{i} {TEXT}",),
-                                kwargs={"max_tokens": 16, "temperature": 0}) for i in range(STREAMS)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    with concurrent.futures.ThreadPoolExecutor(STREAMS) as pool:
+        running = [pool.submit(server.completion, f"{i} {TEXT}", max_tokens=16, temperature=0)
+                   for i in range(STREAMS)]
+    for each in running:
+        each.result()  # nothing was measured when one failed
 
 
 def measure(flags):

@@ -5,6 +5,7 @@ The prompts have the ladder's number of tokens; typed ones that many in the midd
 server's own histograms (/metrics) of the same requests; tokenising is what /tokenize takes longer than
 /healthz."""
 
+import concurrent.futures
 import dataclasses
 import http.client
 import json
@@ -17,6 +18,7 @@ import servers
 from places import REFERENCE
 
 CLIENTS = 32
+KNOWN_TIMEOUT = 300  # seconds until the server knows every client's text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +103,12 @@ def crowd(server, words, count, load):
     def work(index):
         client = server.client()
         first, length = 40 * index, count - load.requests // 2
-        client.ask(" ".join(words[first:first + length]), True)
-        all_known.wait()
+        try:
+            client.ask(" ".join(words[first:first + length]), True)
+        except Exception:
+            all_known.abort()  # the others must not wait for this one
+            raise
+        all_known.wait(KNOWN_TIMEOUT)
         begin = time.perf_counter()
         while time.perf_counter() < begin + load.seconds:
             length += 1
@@ -111,11 +117,11 @@ def crowd(server, words, count, load):
         spans[index] = time.perf_counter() - begin
         client.close()
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(load.clients)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    with concurrent.futures.ThreadPoolExecutor(load.clients) as pool:
+        running = [pool.submit(work, index) for index in range(load.clients)]
+    failures = [each.exception() for each in running if each.exception()]
+    if failures:  # the cause before those that it stopped
+        raise min(failures, key=lambda why: isinstance(why, threading.BrokenBarrierError))
     return {"latency_ms": 1e3 * statistics.median(times), "predictions_per_second": sum(answered) / max(spans)}
 
 

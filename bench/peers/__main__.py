@@ -61,8 +61,7 @@ def main():
                 for label, found in rounds.agreement(running, asked.every).items():
                     results["agreement"][label] = {**found, **report.stamp(turns, THREADS)}
                 write_json(kept, results["agreement"])
-            results["resources"] = {label: {"peak_bytes": engine.peak_bytes, "ready_seconds": engine.ready_seconds}
-                                    for label, engine in running.items()}
+            results["resources"] = {label: {"peak_bytes": engine.peak_bytes} for label, engine in running.items()}
         finally:
             for engine in running.values():
                 engine.close()

@@ -3,6 +3,7 @@
 programs are run for each figure; engines that are libraries sit in a worker process, stopped by a signal
 while another engine is measured, so that no waiting thread of theirs takes time."""
 
+import contextlib
 import dataclasses
 import http.client
 import json
@@ -40,8 +41,6 @@ class Spec:
 class Program:
     """An engine that is a command line."""
     peak_bytes = 0
-    ready_seconds = None
-
     served = None
 
     def server(self):
@@ -125,7 +124,6 @@ class Worker:
     """A library in a process of its own."""
 
     def __init__(self, peer, script, *words):
-        begin = time.perf_counter()
         threads = str(THREADS)
         self.process = subprocess.Popen(
             [str(word) for word in [python(peer), "-m", f"workers.{script}", *words]],
@@ -134,7 +132,6 @@ class Worker:
             env=environment(OMP_NUM_THREADS=threads, VLLM_CPU_KVCACHE_SPACE="2",
                             VLLM_CPU_OMP_THREADS_BIND="auto"))
         self.read()
-        self.ready_seconds = time.perf_counter() - begin
         self.signal(signal.SIGSTOP)
 
     def read(self):
@@ -147,9 +144,12 @@ class Worker:
         return json.loads(line)
 
     def signal(self, which):
-        os.killpg(self.process.pid, which)
+        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+            os.killpg(self.process.pid, which)
 
     def ask(self, op, **what):
+        if self.process.poll() is not None:
+            raise Failed(f"the worker ended ({self.process.returncode})")
         self.signal(signal.SIGCONT)
         try:
             self.process.stdin.write(json.dumps({"op": op, **what}) + "\n")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same model in every form a peer runs best: made once from the one GGUF file, kept beside the peers."""
 
-from install import llama_tool, present, python
+from install import llama_tool, python
 from places import PEERS, model, run
 
 FORMS = PEERS / "forms"
@@ -49,7 +49,3 @@ def ctranslate2(kind):
 
 def openvino(kind):
     return made_by("make_openvino", f"openvino-{kind}", "openvino", hugging_face(), kind)
-
-
-def available():
-    return {name: present(name) for name in ["llama", "openvino", "vllm", "ctranslate2", "transformers"]}

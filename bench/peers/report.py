@@ -62,10 +62,9 @@ def server_table(results):
 
 
 def memory_table(results):
-    lines = ["| engine | ready | peak resident memory |", "|---|---|---|"]
+    lines = ["| engine | peak resident memory |", "|---|---|"]
     for label, found in results["resources"].items():
-        ready = f"{found['ready_seconds']:.1f} s" if found["ready_seconds"] else ""
-        lines.append(f"| {label} | {ready} | {found['peak_bytes'] / 2**20:.0f} MiB |")
+        lines.append(f"| {label} | {found['peak_bytes'] / 2**20:.0f} MiB |")
     return lines
 
 

@@ -2,6 +2,7 @@
 """Next-token latency through each engine's own HTTP server, on loopback, keep-alive, one token a request:
 fresh prompts with caches off, a text typed word by word with caches on, and 64 clients at once."""
 
+import concurrent.futures
 import functools
 import http.client
 import json
@@ -11,7 +12,6 @@ import signal
 import socket
 import statistics
 import subprocess
-import threading
 import time
 
 import forms
@@ -202,11 +202,8 @@ def crowd(server, seconds):
             answered[index] += time.perf_counter() < end
         client.close()
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(CLIENTS)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(work, range(CLIENTS)))  # raises what a client raised
     return {**quantiles(times), "requests_per_second": sum(answered) / seconds}
 
 
