@@ -38,7 +38,6 @@ class tokenizer {
 
   virtual int size() const noexcept = 0;
   virtual token bos() const noexcept = 0;
-  virtual bool adds_bos() const noexcept = 0;
   virtual bool is_control(token id) const noexcept = 0;
   virtual bool is_end_of_generation(token id) const noexcept = 0;
   // A control token's id by its text; -1 when there is none.

@@ -11,6 +11,8 @@ namespace {
 constexpr std::size_t vocabulary_max = std::size_t{1} << 24U;  // the largest published is near 2^18
 constexpr std::size_t merges_max = std::size_t{1} << 25U;
 constexpr std::size_t piece_bytes_max = 4096;  // bounds what one look-up in a text can cost
+// Each byte of a text may be compared with so many of an added token; published ones have about 30.
+constexpr std::size_t added_bytes_max = 256;
 
 std::string number(std::size_t value) {
   return std::to_string(value);
@@ -76,10 +78,11 @@ status check_piece(std::size_t id, const std::string& piece, token_kind kind) {
     return corrupt("tokenizer.pieces",
                    "the vocabulary has a gap: token " + number(id) + " is empty");
   }
-  if (piece.size() > piece_bytes_max) {
-    return corrupt("tokenizer.pieces", "token " + number(id) + " has " + number(piece.size()) +
-                                           " bytes, at most " + number(piece_bytes_max) +
-                                           " are accepted");
+  const std::size_t bytes_max = added ? added_bytes_max : piece_bytes_max;
+  if (piece.size() > bytes_max) {
+    return corrupt("tokenizer.pieces", (added ? "added token " : "token ") + number(id) + " has " +
+                                           number(piece.size()) + " bytes, at most " +
+                                           number(bytes_max) + " are accepted");
   }
   if (kind == token_kind::byte && !byte_piece(piece)) {
     return corrupt("tokenizer.pieces",

@@ -23,7 +23,6 @@ class vocabulary_index : public tokenizer {
   std::string decode(const std::vector<token>& ids, bool show_control) const final;
   int size() const noexcept final { return static_cast<int>(spec_.pieces.size()); }
   token bos() const noexcept final { return spec_.bos; }
-  bool adds_bos() const noexcept final { return spec_.add_bos; }
   bool is_control(token id) const noexcept final;
   bool is_end_of_generation(token id) const noexcept final;
   token control(std::string_view text) const noexcept final;

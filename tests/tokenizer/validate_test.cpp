@@ -25,6 +25,8 @@ TEST_CASE("make: a bad vocabulary is an error that names the member") {
       {"empty control token", "tokenizer.pieces", [](auto& s) { s.pieces[256].clear(); }},
       {"empty user token", "tokenizer.pieces", [](auto& s) { s.pieces[258].clear(); }},
       {"huge piece", "tokenizer.pieces", [](auto& s) { s.pieces[7].assign(5000, 'x'); }},
+      {"huge control token", "tokenizer.pieces", [](auto& s) { s.pieces[256].assign(257, 'x'); }},
+      {"huge user token", "tokenizer.pieces", [](auto& s) { s.pieces[258].assign(257, 'x'); }},
       {"byte token <0x-1>", "tokenizer.pieces",
        [](auto& s) { test::add(s, "<0x-1>", token_kind::byte); }},
       {"byte token too long", "tokenizer.pieces",
