@@ -305,6 +305,20 @@ head_kind head_of(const std::string& name) {
   std::exit(2);
 }
 
+// No numbers: the table. Three: one line of it, within what a launch and the random model hold.
+bool choose_size(const std::vector<int>& numbers, choice& of) {
+  if (numbers.empty()) return true;
+  const auto within = [](int value, int most) { return value >= 1 && value <= most; };
+  if (numbers.size() != 3 || !within(numbers[0], lanes_at_once) ||
+      !within(numbers[1], lane_rows_most) || !within(numbers[2], random_model::context)) {
+    return false;
+  }
+  of.lanes = {numbers[0]};
+  of.rows = {numbers[1]};
+  of.contexts = {numbers[2]};
+  return true;
+}
+
 }  // namespace
 }  // namespace foretoken::cluster_test
 
@@ -326,10 +340,10 @@ int main(int argc, char** argv) {
       numbers.push_back(std::atoi(argv[i]));
     }
   }
-  if (numbers.size() == 3) {
-    of.lanes = {numbers[0]};
-    of.rows = {numbers[1]};
-    of.contexts = {numbers[2]};
+  if (!choose_size(numbers, of)) {
+    std::fprintf(stderr, "LANES ROWS CONTEXT: up to %d, %d and %d\n", lanes_at_once, lane_rows_most,
+                 random_model::context);
+    return 2;
   }
   table(of);
   return 0;

@@ -157,7 +157,7 @@ bool parse(int count, char** arguments, settings& s) {
     const std::string_view value = i + 1 < count ? arguments[i + 1] : "";
     if (flag == "--smoke") {
       s.smoke = true;
-    } else if (flag == "--threads" && std::atoi(arguments[i + 1]) > 0) {
+    } else if (flag == "--threads" && std::atoi(value.data()) > 0) {  // ends as argv does
       s.chosen.threads = std::atoi(arguments[++i]);
     } else if (flag == "--precision" && (value == "exact" || value == "fast")) {
       s.chosen.precision = value == "exact" ? cpu::numerics::exact : cpu::numerics::fast;

@@ -25,7 +25,7 @@ int pages_for(int positions) {
 bool parse_pair(std::string_view flag, const std::string& value, step_settings& out) {
   if (flag == "--model")
     out.model = value;
-  else if (flag == "--threads")
+  else if (flag == "--threads" && std::atoi(value.c_str()) > 0)
     out.chosen.threads = std::atoi(value.c_str());
   else if (flag == "--precision" && value == "exact")
     out.chosen.precision = cpu::numerics::exact;

@@ -7,8 +7,7 @@
 // order, so that a tile is one linear stream:
 //   quants   8 bit: [8 steps of 4 columns][64 rows][4 columns] bytes
 //            4 bit: [4 steps of 8 columns][64 rows][4 bytes]; byte j has column j of the step in
-//            its
-//                   low half and column 4 + j in its high one
+//                   its low half and column 4 + j in its high one
 //   scales   [32 / group][64 rows] f16 or f32
 //   minima   the same shape, only for types that have them
 // A weight is scale * (quant - offset) + minimum. Four unsigned quants of a row stand side by side,

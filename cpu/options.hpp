@@ -12,13 +12,13 @@ class gauge;
 namespace foretoken::cpu {
 
 // What a loaded model computes with; accuracy and speed of each are in docs/accuracy.md.
-// exact: activations in 16 bits, KV in f16: float32's answers.
-// fast: activations in 8 bits with a scale per 32 (16 for attention values and the head), KV in
-// f16.
+// exact: activations in 16 bits: float32's answers.
+// fast: activations in 8 bits with a scale per 32 (16 for attention values and the head).
 // float32: activations and KV in float32, weights dequantised; slow, for checking.
 enum class numerics { exact, fast, float32 };
 // How keys and values are stored; docs/accuracy.md has what each costs.
-// automatic: f16, and f32 where the numerics are float32.
+// automatic: f16; bf16 where the numerics are fast and the processor multiplies it (AVX-512 BF16);
+// f32 where they are float32.
 // bf16: for models whose keys or values leave the range of f16. int8: half of f16's memory, one
 // scale a position and head.
 enum class kv_type { automatic, f16, bf16, int8, f32 };

@@ -3,9 +3,11 @@
 // One file of blocks of bytes, with their lengths and checksums: written under another name and
 // renamed, read in parallel. What is not exactly what was written is an error, never a crash.
 //
-//   head    magic, key [32], number of blocks and chunks, bytes of the file, XXH3 of all before the
-//   data table   u64 length of every block, then u64 XXH3 of every chunk (1 MiB of a block, the
-//   last less) data    the blocks, one behind the other
+//   head   magic, key [32], number of blocks and chunks, bytes of the file,
+//          XXH3 of all before the data
+//   table  u64 length of every block,
+//          u64 XXH3 of every chunk (1 MiB of a block, the last less)
+//   data   the blocks, one behind the other
 
 #include <cstddef>
 #include <filesystem>

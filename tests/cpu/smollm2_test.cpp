@@ -307,10 +307,11 @@ constexpr setting settings[] = {
     {"fast", cpu::numerics::fast, cpu::kv_type::automatic, fast_bounds},
     {"exact, KV in bf16", cpu::numerics::exact, cpu::kv_type::bf16, bf16_bounds},
     {"exact, KV in int8", cpu::numerics::exact, cpu::kv_type::int8, int8_bounds}};
-constexpr setting w8_settings[] = {{"exact, floats as w8", cpu::numerics::exact, cpu::kv_type::f16,
-                                    w8_bounds, cpu::float_weights::w8},
-                                   {"fast, floats as w8", cpu::numerics::fast,
-                                    cpu::kv_type::automatic, fast_bounds, cpu::float_weights::w8}};
+constexpr setting w8_settings[] = {
+    {"exact, floats as w8", cpu::numerics::exact, cpu::kv_type::f16, w8_bounds,
+     cpu::float_weights::w8},
+    {"fast, floats as w8", cpu::numerics::fast, cpu::kv_type::automatic, w8_fast_bounds,
+     cpu::float_weights::w8}};
 
 std::span<const setting> asked_settings() {
   const char* floats = std::getenv("FORETOKEN_FLOAT_WEIGHTS");

@@ -124,7 +124,7 @@ struct random_model {
   std::vector<random_layer> layer;
   std::unique_ptr<random_matrix> head, embedding;
   std::vector<float> gains, angles;
-  int context = 4096;
+  static constexpr int context = 4096;
 
   random_model(model_shape shape, bool rope_neighbours, std::uint64_t seed)
       : size(dimensions_of(shape)), neighbours(rope_neighbours) {

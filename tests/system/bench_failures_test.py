@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks whose clients or engines fail say so, and neither hang nor pass. Servers and engines are made up."""
+"""Benchmarks whose clients or engines fail say so, and neither hang nor pass; servers and engines are made up.
+Flags that mean nothing are refused."""
 
 import itertools
+import os
 import pathlib
 import subprocess
 import sys
 import unittest
 
-BENCH = pathlib.Path(__file__).resolve().parents[2] / "bench"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BENCH = ROOT / "bench"
+BUILD = pathlib.Path(os.environ.get("FORETOKEN_BUILD", ROOT / "build/release"))
 sys.path[:0] = [str(BENCH), str(BENCH / "naive"), str(BENCH / "peers")]
 
 import engines  # noqa: E402
@@ -76,6 +80,16 @@ class BenchFailuresTest(unittest.TestCase):
         memory.load(MadeUpServer())
         with self.assertRaisesRegex(ValueError, "status 500"):
             memory.load(MadeUpServer(failing=2))
+
+    def test_flags_that_mean_nothing_are_refused(self):
+        for words in (["linear_bench", "--threads"], ["linear_bench", "--threads", "abc"],
+                      ["step_bench", "--threads", "abc"], ["step_bench", "--threads"]):
+            program = BUILD / "bin" / words[0]
+            if not program.exists():
+                self.skipTest(f"{program.name} is not built")
+            ended = subprocess.run([str(program), *words[1:]], capture_output=True, text=True, check=False)
+            self.assertEqual(ended.returncode, 2, words)
+            self.assertIn("usage:", ended.stderr)
 
 
 if __name__ == "__main__":
