@@ -72,14 +72,19 @@ class executor_state : public executor_actor::base {
                        [](const place& each) { return each.batch != nullptr; });
   }
 
+  // The scheduler's choice: the places take different numbers of rows.
+  place& place_of(const model::micro_batch& batch) {
+    FORETOKEN_ASSERT(batch.place >= 0 && batch.place < static_cast<int>(places_.size()));
+    return places_[static_cast<std::size_t>(batch.place)];
+  }
+
   void start_waiting() {
     while (!waiting_.empty()) {
-      const auto free = std::find_if(places_.begin(), places_.end(),
-                                     [](const place& each) { return each.batch == nullptr; });
-      if (free == places_.end()) break;
+      place& at = place_of(*waiting_.front().batch);
+      if (at.batch) break;
       const run_step next = std::move(waiting_.front());
       waiting_.pop_front();
-      if (!start(*free, next)) return;
+      if (!start(at, next)) return;
     }
     if (looking_) return;
     if (!busy()) return look_out();

@@ -42,6 +42,7 @@ struct page_copy {
 
 struct micro_batch {
   std::uint64_t step = 0;
+  int place = 0;  // of the ops objects of one device, which runs it (ops::beside)
   std::vector<page_copy> copies;
   std::vector<slice> slices;
 };

@@ -54,7 +54,8 @@ class ops {
 
   // Objects for as many steps at once, this one among them.
   virtual int flights() const noexcept { return 1; }
-  // Another one, which must not outlive this. REQUIRES flights() > 1. Errors: exhausted, device.
+  // Another one, which must not outlive this and may take fewer rows. REQUIRES flights() > 1.
+  // Errors: exhausted, device.
   virtual result<std::unique_ptr<ops>> beside() {
     return error{errc::unsupported, "one step at a time"};
   }

@@ -14,7 +14,8 @@ struct options {
   // else as soon as there is a credit.
   bool stage_late = true;
   // On a device that runs several beside each other: another starts at once while those in flight
-  // have so few rows together; else late, as one that is staged.
+  // have so few rows together; else late, as one that is staged. All but one of its places take so
+  // many rows at most.
   int beside_rows_max = 128;
 };
 

@@ -21,6 +21,7 @@ struct planned_slice {
 
 struct flight {
   std::uint64_t step = 0;
+  int place = 0;
   bool decodes = false;
   bool alone = false;  // holds one suspect and nobody else
   std::vector<planned_slice> slices;
@@ -39,6 +40,7 @@ struct batch_scheduler::state {
     limits.step_tokens_max = std::max(limits.step_tokens_max, 1);
     limits.prefill_chunk = std::clamp(limits.prefill_chunk, 1, limits.step_tokens_max);
     limits.credits = std::max(limits.credits, 1);
+    limits.beside_rows_max = std::clamp(limits.beside_rows_max, 1, limits.step_tokens_max);
   }
 
   status check(const new_sequence& added) const;
@@ -49,6 +51,8 @@ struct batch_scheduler::state {
   void plan_together(model::micro_batch& batch, flight& plan);
   bool beside() const noexcept { return flights_max > 1; }
   bool may_plan() const;
+  bool taken(int place) const;
+  int place_for(int step_rows) const;
   bool suspects_ready() const;
   int prefill_rows_max() const;
   void emit(sequence& one, int count, model::micro_batch& batch, flight& plan);
@@ -69,7 +73,7 @@ struct batch_scheduler::state {
   std::uint64_t prompt_tokens_computed = 0;
   bool short_of_pages = false;  // in this plan()
   bool alone_next = false;      // a suspect's turn, when there is one
-  int rows = 0;                 // of the plan being made
+  int rows = 0, rows_max = 0;   // of the plan being made
 };
 
 batch_scheduler::batch_scheduler(options chosen, cache::kv_cache& pages)
@@ -156,13 +160,14 @@ void batch_scheduler::state::plan_decodes(model::micro_batch& batch, flight& pla
     if (one->may_run() && !one->suspected() && one->in_flight == 0 && one->decoding())
       ready.push_back(one);
   }
-  // A step smaller than the set of decoding sequences still leaves a quarter to prompts.
+  // A step smaller than the set of decoding sequences still leaves a quarter to prompts, where
+  // these have no step of their own.
   const bool prompts =
-      std::any_of(book.running().begin(), book.running().end(), [](const auto& each) {
+      !beside() && std::any_of(book.running().begin(), book.running().end(), [](const auto& each) {
         const sequence& one = *each.second;
         return one.may_run() && !one.suspected() && one.prefilling();
       });
-  const int room = limits.step_tokens_max - (prompts ? limits.step_tokens_max / 4 : 0);
+  const int room = rows_max - (prompts ? rows_max / 4 : 0);
   if (static_cast<int>(ready.size()) > room) {
     const auto turn = std::find_if(ready.begin(), ready.end(),
                                    [&](const sequence* one) { return one->order >= next_decode; });
@@ -193,7 +198,7 @@ int batch_scheduler::state::admit_waiting() {
 
 // Prompt tokens that may still join this step: few when somebody waits for his next token.
 int batch_scheduler::state::prefill_rows_max() const {
-  const int room = limits.step_tokens_max - rows;
+  const int room = rows_max - rows;
   const bool decoding =
       std::any_of(book.running().begin(), book.running().end(), [](const auto& each) {
         const sequence& one = *each.second;
@@ -256,6 +261,20 @@ bool batch_scheduler::state::may_plan() const {
   return count < flights_max;
 }
 
+bool batch_scheduler::state::taken(int place) const {
+  return std::any_of(flights.begin(), flights.end(),
+                     [&](const flight& each) { return each.place == place; });
+}
+
+// REQUIRES a step of at most rows_max rows, which is few as long as place 0 is taken.
+int batch_scheduler::state::place_for(int step_rows) const {
+  if (step_rows > limits.beside_rows_max) return 0;
+  for (int place = 1; place < flights_max; ++place) {
+    if (!taken(place)) return place;
+  }
+  return 0;
+}
+
 void batch_scheduler::state::plan_together(model::micro_batch& batch, flight& plan) {
   plan.decodes = false;
   plan_decodes(batch, plan);
@@ -270,6 +289,7 @@ std::optional<model::micro_batch> batch_scheduler::plan() {
   model::micro_batch batch;
   flight plan;
   s.rows = 0;
+  s.rows_max = s.beside() && s.taken(0) ? s.limits.beside_rows_max : s.limits.step_tokens_max;
   s.short_of_pages = false;
   if (s.alone_next) s.plan_alone(batch, plan);
   if (!plan.alone) s.plan_together(batch, plan);
@@ -277,6 +297,7 @@ std::optional<model::micro_batch> batch_scheduler::plan() {
   if (batch.slices.empty()) return std::nullopt;
   s.alone_next = !plan.alone;
   batch.step = plan.step = ++s.step;
+  batch.place = plan.place = s.place_for(s.rows);
   s.flights.push_back(std::move(plan));
   return batch;
 }

@@ -10,7 +10,9 @@
 //
 // Micro-batches in flight run in order, or beside each other (set_flights). At most one of them
 // holds decode rows (so decoding sequences merge into one batch); the others are for prefill chunks
-// staged behind it or computed beside it.
+// staged behind it or computed beside it. Those beside each other have places: place 0 takes
+// step_tokens_max rows, the others beside_rows_max. Few rows leave place 0 free while another place
+// is; while it is taken no step is planned that needs it.
 //
 // Suspects: when the device dies, one of the sequences it was running may be the cause. Each of
 // them is computed alone in its micro-batches until it is past the point where the device died;
@@ -73,9 +75,9 @@ class batch_scheduler {
 
   // Errors: exhausted (queue full; or the sequence could never fit the pool, field "max_tokens").
   status add(new_sequence added);
-  // The device runs so many micro-batches beside each other: from then on no sequence is in two of
-  // them, decode rows have one of their own, and a suspect is in flight alone. 1: in order, one
-  // after the other, `credits` of them.
+  // The device runs so many micro-batches beside each other, each in a place of its own: from then
+  // on no sequence is in two of them, decode rows have one of their own, and a suspect is in flight
+  // alone. 1: in order, one after the other, `credits` of them, all in place 0.
   void set_flights(int count);
   // The next micro-batch, or nothing (no credit, or nothing to do). Counts as in flight.
   std::optional<model::micro_batch> plan();

@@ -174,7 +174,8 @@ TEST_CASE("engine: steps beside each other say the same, whichever ends first an
     options chosen;
     chosen.restart_backoff = chosen.restart_backoff_max = 1ms;
     chosen.scheduler.beside_rows_max = 40;
-    auto running = actors::start(chosen, testing::fake_model_beside(flights, 512), nullptr);
+    const auto prepared = testing::fake_model_beside(flights, 512, nullptr, {}, 40);
+    auto running = actors::start(chosen, prepared, nullptr);
     REQUIRE(running);
     auto sink = std::make_shared<testing::recorder>();
     std::mt19937 random(9);

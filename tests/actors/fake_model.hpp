@@ -129,12 +129,14 @@ class fake_device final : public fake_ops {
 // another order than they began.
 class fake_flights final : public fake_ops {
  public:
-  fake_flights(std::shared_ptr<fake_device> device, int flights, unsigned seed)
-      : device_(std::move(device)), flights_(flights), random_(seed) {}
+  // `beside_rows`: of the further ones.
+  fake_flights(std::shared_ptr<fake_device> device, int flights, int beside_rows, unsigned seed)
+      : device_(std::move(device)), flights_(flights), beside_rows_(beside_rows), random_(seed) {}
   const model::hyperparameters& shape() const noexcept override { return device_->shape(); }
-  int rows_max() const noexcept override { return device_->rows_max(); }
+  int rows_max() const noexcept override { return rows_max_; }
   int pages() const noexcept override { return device_->pages(); }
   status begin(const model::micro_batch& batch) override {
+    if (model::rows_of(batch) > rows_max_) return error{errc::internal, "too many rows"};
     batch_ = &batch;
     looks_ = static_cast<int>(random_() % 20);
     return {};
@@ -147,13 +149,16 @@ class fake_flights final : public fake_ops {
   }
   int flights() const noexcept override { return flights_; }
   result<std::unique_ptr<model::ops>> beside() override {
-    return std::unique_ptr<model::ops>(
-        std::make_unique<fake_flights>(device_, flights_, static_cast<unsigned>(random_())));
+    auto made = std::make_unique<fake_flights>(device_, flights_, beside_rows_,
+                                               static_cast<unsigned>(random_()));
+    made->rows_max_ = beside_rows_;
+    return std::unique_ptr<model::ops>(std::move(made));
   }
 
  private:
   std::shared_ptr<fake_device> device_;
-  int flights_;
+  int flights_, beside_rows_;
+  int rows_max_ = device_->rows_max();
   std::mt19937 random_;
   const model::micro_batch* batch_ = nullptr;
   int looks_ = 0;
@@ -223,17 +228,18 @@ inline std::shared_ptr<const loaded_model> fake_model_on(const lost_flags& lost,
   return made;
 }
 
-// The same on one device that runs several steps beside each other.
+// The same on one device that runs several steps beside each other, all but one of few rows.
 inline std::shared_ptr<const loaded_model> fake_model_beside(
     int flights,
     int pages = 64,
     std::shared_ptr<std::atomic<int>> steps_left = nullptr,
-    std::vector<poison> poisons = {}) {
+    std::vector<poison> poisons = {},
+    int beside_rows = scheduler::options{}.beside_rows_max) {
   auto made = std::make_shared<loaded_model>(*fake_model(pages));
-  const auto make = [flights, pages, steps_left, poisons]() -> result<std::unique_ptr<model::ops>> {
+  const auto make = [=]() -> result<std::unique_ptr<model::ops>> {
     auto device = std::make_shared<fake_device>(pages, steps_left, poisons);
     return std::unique_ptr<model::ops>(
-        std::make_unique<fake_flights>(std::move(device), flights, 3));
+        std::make_unique<fake_flights>(std::move(device), flights, beside_rows, 3));
   };
   made->devices = {{"fake", "fake", pages, make, {}}};
   return made;

@@ -16,12 +16,6 @@ using cache::page_counts;
 
 namespace {
 
-std::vector<int> sizes(const model::micro_batch& batch) {
-  std::vector<int> out;
-  for (const auto& part : batch.slices) out.push_back(static_cast<int>(part.tokens.size()));
-  return out;
-}
-
 constexpr sequence_id id(int n) {
   return sequence_id{static_cast<std::uint64_t>(n)};
 }

@@ -24,6 +24,13 @@ inline new_sequence make(int id, int prompt, int max_tokens, int from = 0) {
   return out;
 }
 
+// Rows of each slice.
+inline std::vector<int> sizes(const model::micro_batch& batch) {
+  std::vector<int> out;
+  for (const auto& part : batch.slices) out.push_back(static_cast<int>(part.tokens.size()));
+  return out;
+}
+
 // A device that answers every wish: token 7000 + count, scores in order.
 inline model::step_result answer(const model::micro_batch& batch) {
   model::step_result result;

@@ -40,6 +40,21 @@ void world::check_plan(const model::micro_batch& batch) {
   if (std::adjacent_find(ids.begin(), ids.end()) != ids.end())
     fail("a sequence stands twice in a batch");
   if (rows > limits.step_tokens_max) fail("more rows than step_tokens_max");
+  check_place(batch.place, rows);
+}
+
+// REQUIRES that the batch does not fly yet.
+void world::check_place(int place, int rows) {
+  if (place < 0 || place >= flights) fail("no such place");
+  if (flights == 1) return;
+  std::vector<bool> taken(static_cast<std::size_t>(flights));
+  for (const auto& before : flying) taken[static_cast<std::size_t>(before.place)] = true;
+  if (taken[static_cast<std::size_t>(place)]) fail("two micro-batches in one place");
+  const bool few = rows <= limits.beside_rows_max;
+  if (!few && place > 0) fail("a large step in a small place");
+  if (few && place == 0 && std::count(taken.begin() + 1, taken.end(), false) > 0)
+    fail("few rows in the large place while a small one is free");
+  if (place == 0 && !few) ++out.large_steps;
 }
 
 // Who shares the beginning of a prompt waits for the one that computes it: no step holds the same

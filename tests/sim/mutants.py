@@ -28,8 +28,8 @@ FOLDERS = ["cache", "scheduler"]
 PROGRAMS = {
     "sim": ["tests/sim/checks.cpp", "tests/sim/simulation.cpp", "tests/sim/simulation_test.cpp"],
     "cache": ["tests/cache/kv_cache_test.cpp"],
-    "scheduler": ["tests/scheduler/device_plans_test.cpp", "tests/scheduler/scheduler_test.cpp",
-                  "tests/scheduler/staging_test.cpp"],
+    "scheduler": ["tests/scheduler/device_plans_test.cpp", "tests/scheduler/places_test.cpp",
+                  "tests/scheduler/scheduler_test.cpp", "tests/scheduler/staging_test.cpp"],
 }
 SHARED = ["tests/doctest_main.cpp", "base/result.cpp"]
 FLAGS = ["-std=c++20", "-O1", "-D_GLIBCXX_ASSERTIONS", "-pthread"]
@@ -89,6 +89,11 @@ MUTANTS = {
     "one micro-batch more than credits": (
         PLANS, "if (!beside()) return count < limits.credits;", "if (!beside()) return count <= limits.credits;"),
     "one micro-batch more than flights": (PLANS, "return count < flights_max;", "return count <= flights_max;"),
+    "a large step in a small place": (
+        PLANS, "s.beside() && s.taken(0) ?", "s.beside() && s.taken(1) ?"),
+    "two steps in one place": (PLANS, "    if (!taken(place)) return place;\n", "    return place;\n"),
+    "few rows take the large place": (
+        PLANS, "if (step_rows > limits.beside_rows_max) return 0;", "if (step_rows > 1) return 0;"),
     "chunks of one prompt run beside each other": (
         PLANS, "if (beside() && one->in_flight > 0) continue;", "if (one->in_flight > 9) continue;"),
     "others start beside a suspect": (PLANS, "(flights.front().alone ||", "(false ||"),

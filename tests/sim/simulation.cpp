@@ -26,6 +26,7 @@ void world::start() {
   limits.step_tokens_max = random.between(3, 96);
   limits.prefill_chunk = random.between(1, limits.step_tokens_max);
   limits.credits = random.between(1, 3);
+  limits.beside_rows_max = random.between(1, 96);
   flights = random.chance(60) ? 1 : random.between(2, 4);
   poison_percent = random.chance(30) ? random.between(1, 30) : 0;
   crashes_max = random.between(1, 4);

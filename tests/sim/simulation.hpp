@@ -17,6 +17,7 @@ struct outcome {
   std::uint64_t steps = 0, tokens = 0, preemptions = 0, recovered = 0, cached = 0, copies = 0;
   int finished = 0, cancelled = 0;
   int poison_deaths = 0, condemned = 0;  // devices killed by a sequence; sequences ended for it
+  int large_steps = 0;                   // in the large one of several places
 };
 
 // What a deliberate fault in the simulated device or caller looks like, to prove the harness sees

@@ -35,6 +35,7 @@ TEST_CASE("simulation: every sequence gets exactly its tokens, whatever happens 
     sum.cancelled += one.cancelled;
     sum.poison_deaths += one.poison_deaths;
     sum.condemned += one.condemned;
+    sum.large_steps += one.large_steps;
   }
   MESSAGE("steps " << sum.steps << ", tokens " << sum.tokens << ", finished " << sum.finished
                    << ", cancelled " << sum.cancelled << ", preemptions " << sum.preemptions
@@ -51,6 +52,7 @@ TEST_CASE("simulation: every sequence gets exactly its tokens, whatever happens 
   CHECK(sum.copies > 1000);
   CHECK(sum.poison_deaths > 1000);
   CHECK(sum.condemned > 500);
+  CHECK(sum.large_steps > 500);
 }
 
 TEST_CASE("simulation: the same seed makes the same plans") {

@@ -74,6 +74,7 @@ struct world {
   void die_of(client& poison);
   client* poison_in(const model::micro_batch& batch);
   void check_plan(const model::micro_batch& batch);
+  void check_place(int place, int rows);
   void check_shared_prompts(const model::micro_batch& batch);
   void check_decodes();
   void check_found_whole(const client& finished);
