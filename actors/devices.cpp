@@ -88,6 +88,7 @@ gpu::options gpu_options(const options& chosen, counters& metrics, int ordinal) 
   gpu::options device = chosen.gpu;
   device.device = ordinal;
   device.rows_max = chosen.scheduler.step_tokens_max;  // the scheduler sends no more
+  device.beside_rows_max = chosen.scheduler.beside_rows_max;
   device.kv_bytes = chosen.cpu.kv_bytes;
   device.context_max = chosen.context_max;
   if (const auto kv = gpu_kv_form(chosen.cpu.kv)) device.kv = *kv;
@@ -139,10 +140,11 @@ result<prepared_device> prepare_gpu(const std::shared_ptr<gpu_family>& family,
   if (!plan) return plan.error();
   log::info("model",
             "memory of cuda:{}: context {:.1f} MiB + weights {:.1f} MiB + KV {:.1f} MiB ({} pages) "
-            "+ workspace {:.1f} MiB = {:.1f} MiB; pinned host memory {:.1f} MiB",
+            "+ workspace {:.1f} MiB + steps beside it {:.1f} MiB = {:.1f} MiB; pinned host memory "
+            "{:.1f} MiB",
             facts.ordinal, mib(plan->context_bytes), mib(plan->weight_bytes), mib(plan->kv_bytes),
-            plan->kv_pages, mib(plan->workspace_bytes), mib(plan->total_bytes()),
-            mib(plan->pinned_bytes));
+            plan->kv_pages, mib(plan->workspace_bytes), mib(plan->beside_bytes),
+            mib(plan->total_bytes()), mib(plan->pinned_bytes));
   log::info("model", "decode steps of cuda:{} run on {}", facts.ordinal, plan->decode_path);
   FORETOKEN_TRY(check_memory("device", plan->total_bytes(), chosen));
   FORETOKEN_TRY(check_pages(plan->kv_pages, plan->kv_page_bytes));

@@ -25,7 +25,8 @@ class bench_step {
     hyper_.kv_heads = shape.kv_heads;
     hyper_.head_dim = shape.head_dim;
     hyper_.ffn = shape.ffn;
-    const auto bytes = gpu::workspace_bytes(hyper_, rows, rows, bench_model::context_max);
+    const auto bytes =
+        gpu::workspace_bytes(hyper_, rows, rows * gpu::attention_spans(bench_model::context_max));
     work_.x = static_cast<float*>(memory_.take(bytes.x));
     work_.normed = static_cast<std::uint16_t*>(memory_.take(bytes.normed));
     work_.squares = static_cast<float*>(memory_.take(bytes.squares));

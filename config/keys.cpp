@@ -85,8 +85,8 @@ void add_device_keys(std::vector<key>& out) {
       "out, in less memory.",
       FORETOKEN_MEMBER(engine.gpu.weights)));
   out.push_back(integer("gpu.flights", 1, 8,
-                        "Steps that run beside each other on a GPU, each with a workspace of its "
-                        "own: few rows leave it room. 1 = one after the other.",
+                        "Steps that run beside each other on a GPU: one of any size, the others of "
+                        "at most scheduler.beside_rows_max rows. 1 = one after the other.",
                         FORETOKEN_MEMBER(engine.gpu.flights)));
   out.push_back(boolean("gpu.graphs",
                         "Replay recorded steps of the usual sizes; false for a debugger.",
@@ -134,7 +134,8 @@ void add_scheduler_keys(std::vector<key>& out) {
   out.push_back(
       integer("scheduler.beside_rows_max", 1, 65536,
               "With gpu.flights: rows in flight up to which another micro-batch starts at "
-              "once beside them; else it is staged.",
+              "once beside them, else it is staged; and the most rows of all but one of them, "
+              "which sizes their memory.",
               FORETOKEN_MEMBER(engine.scheduler.beside_rows_max)));
 }
 

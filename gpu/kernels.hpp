@@ -154,11 +154,9 @@ constexpr int square_tiles(int width) {
 struct workspace_sizes {  // bytes of each member
   std::size_t x, normed, squares, q, attended, hidden, raw, partial, arrived;
 };
-// `tiles_max`: most attention tiles of a step (rows_max is enough); `context`: longest sequence.
-workspace_sizes workspace_bytes(const model::hyperparameters& shape,
-                                int rows_max,
-                                int tiles_max,
-                                int context);
+// `tile_spans`: attention tiles of one launch times its spans_max, at most. No launch has more
+// tiles than rows_max.
+workspace_sizes workspace_bytes(const model::hyperparameters& shape, int rows_max, int tile_spans);
 
 // ---- the operations ----------------------------------------------------------------------------
 

@@ -36,12 +36,13 @@ struct memory_plan {
   std::uint64_t weight_bytes = 0;     // repacked weights (once a path), norms, biases, rope tables
   std::uint64_t kv_bytes = 0;         // the pool
   std::uint64_t workspace_bytes = 0;  // activations, logits, page tables
+  std::uint64_t beside_bytes = 0;     // the same for the steps beside the first, all together
   std::uint64_t pinned_bytes = 0;     // host memory: inputs and results of a step; not in the total
   int kv_pages = 0;
   std::uint64_t kv_page_bytes = 0;
   std::string decode_path;  // which kernels decode steps run on and, if not the fastest, why
   std::uint64_t total_bytes() const noexcept {
-    return context_bytes + weight_bytes + kv_bytes + workspace_bytes;
+    return context_bytes + weight_bytes + kv_bytes + workspace_bytes + beside_bytes;
   }
 };
 
@@ -70,11 +71,11 @@ class library {
 // Compared as text, library against program: release, interface, compiler, and the sizes of what
 // both sides hold. The number goes up when a member changes its meaning.
 inline std::string interface_version() {
-  std::string text = "foretoken " FORETOKEN_VERSION " interface 3, gcc " __VERSION__ ", sizes";
+  std::string text = "foretoken " FORETOKEN_VERSION " interface 4, gcc " __VERSION__ ", sizes";
   for (const std::size_t size :
        {sizeof(options), sizeof(memory_plan), sizeof(device_facts), sizeof(model::model_file),
         sizeof(model::hyperparameters), sizeof(model::layer_tensors), sizeof(model::slice),
-        sizeof(model::step_result), sizeof(model::sampled)}) {
+        sizeof(model::micro_batch), sizeof(model::step_result), sizeof(model::sampled)}) {
     text += ' ' + std::to_string(size);
   }
   return text;

@@ -30,6 +30,10 @@ std::uint64_t kv_page_bytes(const model::hyperparameters& padded, kv_form form) 
          2;
 }
 
+int beside_rows(const options& chosen) noexcept {
+  return std::min(chosen.beside_rows_max, chosen.rows_max);
+}
+
 int kv_pages(const model::hyperparameters& padded, const options& chosen) noexcept {
   const std::uint64_t pages = chosen.kv_bytes / kv_page_bytes(padded, chosen.kv);
   const std::uint64_t most = std::numeric_limits<std::int32_t>::max() - 1;
@@ -43,18 +47,27 @@ int usable_context(const model::hyperparameters& padded, const options& chosen) 
   return static_cast<int>(std::max<std::int64_t>(context, 1));
 }
 
-step_sizes::step_sizes(const model::hyperparameters& shape,
-                       const options& chosen,
-                       std::uint64_t page_bytes)
-    : rows(chosen.rows_max),
-      tables(chosen.rows_max + 1),
+step_sizes::step_sizes(const model::hyperparameters& shape, const options& chosen, int most_rows)
+    : rows(most_rows),
+      tables(most_rows + 1),
       logits((shape.vocabulary + 15) / 16 * 16),
-      pages(static_cast<int>(chosen.kv_bytes / page_bytes)),
+      pages(kv_pages(shape, chosen)),
       table_stride_max(attention_spans(shape.context) * attention_span / page_tokens) {
-  // 32 MiB of logits, but 32 rows at least: the head's weights are read once per so many rows.
+  // All tiles at once up to 1,024 positions; of longer sequences fewer a launch, whose blocks (two
+  // spans, one group of a KV head) stay as many: 2 rows groups, 768 for 128 rows of SmolLM2.
+  constexpr int whole_spans = attention_spans(1024);
+  const int spans = attention_spans(shape.context);
+  tile_spans = std::max(rows * std::min(spans, whole_spans), spans);
+  // Logits of an eighth of the rows: prompts of 8 tokens. But of 32 at least, as the head's weights
+  // are read once per so many rows; of more 128 and 32 MiB at most.
   const int fit = static_cast<int>((32u << 20) / (size_of(logits) * sizeof(float)));
-  head_rows = std::min(rows, std::clamp(fit, 32, 256));
+  head_rows = std::min(rows, std::clamp(std::min(rows / 8, fit), 32, 128));
+  best_rows = std::min(rows, 128);
   host_rows = std::min(head_rows, 64);
+}
+
+int step_sizes::tiles_at_once(int spans) const noexcept {
+  return std::min(rows, tile_spans / spans);
 }
 
 std::size_t step_sizes::input_values() const noexcept {
@@ -65,12 +78,12 @@ std::size_t step_sizes::input_values() const noexcept {
 
 workspace_layout lay_out(const model::hyperparameters& padded, const step_sizes& sizes) {
   workspace_layout out;
-  out.sizes = workspace_bytes(padded, sizes.rows, sizes.rows, padded.context);
+  out.sizes = workspace_bytes(padded, sizes.rows, sizes.tile_spans);
   const gpu::workspace_sizes& w = out.sizes;
+  const std::size_t logits = size_of(sizes.head_rows) * size_of(sizes.logits) * sizeof(float);
   for (const std::size_t bytes :
-       {w.x, w.normed, w.squares, w.q, w.attended, w.hidden, w.raw, w.partial, w.arrived,
-        size_of(sizes.head_rows) * size_of(sizes.logits) * sizeof(float),
-        digest_scratch_bytes(sizes.head_rows, padded.vocabulary),
+       {w.x, w.normed, w.squares, w.q, w.attended, w.hidden, w.raw, std::max(w.partial, logits),
+        w.arrived, digest_scratch_bytes(sizes.best_rows, padded.vocabulary),
         sizes.input_values() * sizeof(std::int32_t), sizeof(std::uint32_t)}) {
     out.offsets.push_back(out.bytes);
     out.bytes += whole(bytes);
@@ -81,7 +94,7 @@ workspace_layout lay_out(const model::hyperparameters& padded, const step_sizes&
 pinned_pieces pinned_layout(const step_sizes& sizes) {
   pinned_pieces out;
   out.digests = whole(sizes.input_values() * sizeof(std::int32_t));
-  out.logits = out.digests + whole(size_of(sizes.head_rows) * sizeof(logits_digest));
+  out.logits = out.digests + whole(size_of(sizes.rows) * sizeof(logits_digest));
   out.saturated = out.logits + whole(size_of(sizes.host_rows) * size_of(sizes.logits) * 4);
   out.done = out.saturated + whole(sizeof(std::uint32_t));
   out.bytes = out.done + whole(sizeof(std::uint32_t));
@@ -90,6 +103,8 @@ pinned_pieces pinned_layout(const step_sizes& sizes) {
 
 result<memory_plan> plan(const model::model_file& file, const options& chosen) {
   if (chosen.rows_max < 1) return invalid("gpu.rows_max", "must be at least 1");
+  if (chosen.flights < 1) return invalid("gpu.flights", "must be at least 1");
+  if (chosen.beside_rows_max < 1) return invalid("scheduler.beside_rows_max", "must be at least 1");
   auto padded = padded_shape(file.shape);
   if (!padded) return std::move(padded).error();
   padded->context = usable_context(*padded, chosen);
@@ -98,15 +113,17 @@ result<memory_plan> plan(const model::model_file& file, const options& chosen) {
   out.kv_pages = kv_pages(*padded, chosen);
   const auto weights = needs_of(file, chosen, padded->context);
   if (!weights) return weights.error();
-  const step_sizes sizes(*padded, chosen, out.kv_page_bytes);
   out.context_bytes = context_bytes;
   out.weight_bytes = weights->bytes;
   out.decode_path = weights->decode_path;
   // One page more than sequences can have: rows that pad a bucket write there.
   out.kv_bytes = (static_cast<std::uint64_t>(out.kv_pages) + 1) * out.kv_page_bytes;
-  const auto flights = static_cast<std::uint64_t>(std::max(chosen.flights, 1));
-  out.workspace_bytes = flights * lay_out(*padded, sizes).bytes;
-  out.pinned_bytes = flights * pinned_layout(sizes).bytes;
+  const step_sizes first(*padded, chosen, chosen.rows_max);
+  const step_sizes beside(*padded, chosen, beside_rows(chosen));
+  const auto others = static_cast<std::uint64_t>(chosen.flights - 1);
+  out.workspace_bytes = lay_out(*padded, first).bytes;
+  out.beside_bytes = others * lay_out(*padded, beside).bytes;
+  out.pinned_bytes = pinned_layout(first).bytes + others * pinned_layout(beside).bytes;
   return out;
 }
 

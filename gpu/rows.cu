@@ -159,10 +159,7 @@ status launch_page_copies(const launch_context& on, const page_copy_arguments& g
   return launch(on, copy_pages, {given.count, given.layers, 1}, copy_threads, 0, job);
 }
 
-workspace_sizes workspace_bytes(const model::hyperparameters& shape,
-                                int rows_max,
-                                int tiles_max,
-                                int context) {
+workspace_sizes workspace_bytes(const model::hyperparameters& shape, int rows_max, int tile_spans) {
   const auto size = [](int n) { return wide(n); };
   const std::size_t rows = size(rows_max);
   const int queries = shape.heads * shape.head_dim;
@@ -177,9 +174,8 @@ workspace_sizes workspace_bytes(const model::hyperparameters& shape,
   sizes.attended = rows * size(padded_columns(queries)) * 2;
   sizes.hidden = rows * size(padded_columns(shape.ffn)) * 2;
   sizes.raw = rows * size(qkv > shape.width ? qkv : shape.width) * 4;
-  sizes.partial = size(tiles_max) * groups * size(attention_spans(context)) * query_columns *
-                  size(shape.head_dim + 2) * 4;
-  sizes.arrived = size(tiles_max) * groups * 4;
+  sizes.partial = size(tile_spans) * groups * query_columns * size(shape.head_dim + 2) * 4;
+  sizes.arrived = rows * groups * 4;
   return sizes;
 }
 

@@ -2,23 +2,24 @@
 // What a step owns, and its launches in the order of the forward pass.
 #include "gpu/step.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/counters.hpp"
 
 namespace foretoken::gpu {
 
-step::step(std::shared_ptr<const weights> from, const options& chosen)
+step::step(std::shared_ptr<const weights> from, const options& chosen, int most_rows)
     : weights_(std::move(from)),
       chosen_(chosen),
-      sizes_(weights_->padded, chosen, kv_page_bytes(weights_->padded, chosen.kv)) {}
+      sizes_(weights_->padded, chosen, most_rows) {}
 
 step::~step() {
   if (left_) static_cast<void>(stream_.wait());  // it writes into memory that is given back
 }
 
 result<std::unique_ptr<model::ops>> step::beside() {
-  std::unique_ptr<step> out(new step(weights_, chosen_));
+  std::unique_ptr<step> out(new step(weights_, chosen_, beside_rows(chosen_)));
   out->pool_ = pool_;
   FORETOKEN_TRY(out->take());
   return std::unique_ptr<model::ops>(std::move(out));
@@ -27,7 +28,7 @@ result<std::unique_ptr<model::ops>> step::beside() {
 result<std::unique_ptr<step>> step::make(std::shared_ptr<const weights> from,
                                          const options& chosen) {
   FORETOKEN_TRY(runtime::use_device(from->ordinal));
-  std::unique_ptr<step> out(new step(std::move(from), chosen));
+  std::unique_ptr<step> out(new step(std::move(from), chosen, chosen.rows_max));
   FORETOKEN_TRY(out->take());
   return out;
 }
@@ -79,7 +80,7 @@ status step::take() {
   piece(work_.raw);
   piece(work_.partial);
   piece(work_.arrived);
-  piece(logits_);
+  logits_ = work_.partial;
   piece(scratch_);
   piece(device_inputs_);
   piece(work_.kv_saturated);
@@ -149,8 +150,6 @@ void step::attention(int layer) {
   attention_arguments given;
   given.rows = rows();
   given.work = work_;
-  given.tiles = device_.tiles;
-  given.tile_count = bucket_.rows;
   given.spans_max = attention_spans(bucket_.positions);
   given.positions_max = bucket_.positions;
   given.heads = padded.heads;
@@ -160,7 +159,12 @@ void step::attention(int layer) {
   given.softcap = padded.attention_softcap;
   given.kv = pool_.base + static_cast<std::size_t>(layer) * pool_.layer_values();
   given.form = pool_.form;
-  queue([this, given] { return launch_attention(on_, given); });
+  const int at_once = sizes_.tiles_at_once(given.spans_max);
+  for (int first = 0; first < bucket_.rows; first += at_once) {
+    given.tiles = device_.tiles + first;
+    given.tile_count = std::min(at_once, bucket_.rows - first);
+    queue([this, given] { return launch_attention(on_, given); });
+  }
 }
 
 void step::attention_output(int layer) {

@@ -8,7 +8,6 @@
 // models that have weights for it run on clusters instead: same bits, one launch.
 
 #include <chrono>
-#include <compare>
 #include <functional>
 #include <map>
 #include <memory>
@@ -17,6 +16,7 @@
 
 #include "gpu/lanes.hpp"
 #include "gpu/memory.hpp"
+#include "gpu/step_bucket.hpp"
 #include "gpu/weights.hpp"
 #include "model/ops.hpp"
 
@@ -58,11 +58,6 @@ class step final : public model::ops {
     bool sample = false;
     bool on_host = false;  // needs its row of logits
   };
-  // What a recorded step depends on besides the content of its arrays.
-  struct bucket {
-    int rows = 0, positions = 0, head_rows = 0, top = 0;
-    auto operator<=>(const bucket&) const = default;
-  };
   // One step's inputs, in pinned or in device memory: packed for the bucket; the device fetches
   // them at the start of the recorded step. Page copies come before it.
   struct inputs {
@@ -79,7 +74,7 @@ class step final : public model::ops {
   // lanes: clusters run the layers, whose operations queue nothing here.
   enum class mode { direct, recording, replaying, lanes };
 
-  step(std::shared_ptr<const weights> from, const options& chosen);
+  step(std::shared_ptr<const weights> from, const options& chosen, int most_rows);
   status take();
   status take_pool();
   inputs inputs_at(std::byte* base) const noexcept;
@@ -95,6 +90,7 @@ class step final : public model::ops {
 
   // Decode steps on clusters (step_cluster.cpp).
   status prepare_clusters();
+  step_bucket bucket_for(const model::micro_batch& batch) const;
   lane_deal deal() const noexcept;
   bool lane_holds(const model::micro_batch& batch, row_range own) const;
   bool fits_lanes(const model::micro_batch& batch) const;
@@ -108,13 +104,13 @@ class step final : public model::ops {
   void queue(Launch&& launch);
   step_rows rows() const noexcept;
   void queue_logits(int first, int count);
-  void queue_digest(int count);
+  void queue_digest(int first, int count);
   void queue_announce();
   status finish_queue();
-  bool looks() const noexcept;      // this step reads the counter of clamped values
-  bool one_block() const noexcept;  // all logits at once: the end is part of the recorded step
+  bool looks() const noexcept;  // this step reads the counter of clamped values
   status wait_for_end();
-  status run_block(std::span<const head_task> tasks, model::step_result& out);
+  void queue_head();
+  status run_block(int first, int count, model::step_result& out);
   status read_logits(std::span<const head_task> tasks, model::step_result& out);
   void finish_from_digest(const head_task& task,
                           const logits_digest& from,
@@ -132,12 +128,12 @@ class step final : public model::ops {
   runtime::buffer pool_memory_, work_memory_, pinned_memory_;
   kv_pool_view pool_;  // of pool_memory_, or of the step that this one is beside
   workspace work_;
-  float* logits_ = nullptr;  // [head_rows][logits]
+  float* logits_ = nullptr;  // [head_rows][logits], where the layers have work_.partial
   void* scratch_ = nullptr;  // of the digest
   inputs device_, host_;
   std::byte* device_inputs_ = nullptr;
   std::byte* host_inputs_ = nullptr;
-  logits_digest* digests_ = nullptr;         // pinned, [head_rows]
+  logits_digest* digests_ = nullptr;         // pinned, [rows]
   float* host_logits_ = nullptr;             // pinned, [host_rows][logits]
   std::uint32_t* saturated_seen_ = nullptr;  // pinned
   std::uint32_t* done_ = nullptr;            // pinned: number of the last step that ended
@@ -147,15 +143,18 @@ class step final : public model::ops {
   bool left_ = false;  // the device works, and finish() has to be called
   std::chrono::steady_clock::time_point begun_{};
   std::vector<head_task> tasks_;
-  bucket bucket_;
+  step_bucket bucket_;
   int row_count_ = 0;
+  // The host wants more rows of logits than fit at once: the head is no part of the recorded step
+  // and runs block by block.
+  bool split_ = false;
   std::uint64_t steps_ = 0;
   mode mode_ = mode::direct;
   int lanes_ = 0;          // clusters at once; 0: none
   bool on_lanes_ = false;  // this step
   status queued_;          // the first launch that failed
   std::vector<std::function<status()>> pending_;
-  std::map<bucket, runtime::recording> recordings_;
+  std::map<step_bucket, runtime::recording> recordings_;
   logits_probe probe_ = nullptr;
   void* probe_context_ = nullptr;
 };

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The beginning of a step: the batch checked, put into its bucket, copied to the device.
 #include <algorithm>
-#include <array>
 
 #include "base/assert.hpp"
 #include "gpu/step.hpp"
@@ -12,30 +11,6 @@ namespace {
 
 error broken(std::string field, std::string message) {
   return {errc::internal, std::move(message), std::move(field)};
-}
-
-// Steps between these sizes are padded by at most half; products work on 8 rows at a time.
-constexpr std::array bucket_rows{1,   2,   4,   8,   16,  24,  32,   48,   64,  96,
-                                 128, 192, 256, 384, 512, 768, 1024, 1536, 2048};
-
-int bucket_of(int rows, int most) {
-  const auto* at = std::lower_bound(bucket_rows.begin(), bucket_rows.end(), rows);
-  return at == bucket_rows.end() ? most : std::min(*at, most);
-}
-
-// Classes of sequence length in positions: one chunk of attention, then 1, 2, 4, ... spans up to
-// the context.
-int class_of(int positions, int context) {
-  if (positions <= attention_chunk) return attention_chunk;
-  int spans = 1;
-  while (spans < attention_spans(positions)) spans *= 2;
-  return std::min(spans, attention_spans(std::max(context, positions))) * attention_span;
-}
-
-// Entries of a digest: the best alone, without the sum of all; with it; ten alternatives; all.
-int top_class(int entries) {
-  if (entries <= 1) return entries;
-  return entries <= 12 ? 12 : digest_top;
 }
 
 std::size_t size_of(int n) {
@@ -86,7 +61,7 @@ int step::table_stride() const noexcept {
   return attention_spans(bucket_.positions) * attention_span / page_tokens;
 }
 
-void step::choose_bucket(const model::micro_batch& batch) {
+step_bucket step::bucket_for(const model::micro_batch& batch) const {
   int end = 1;
   for (const model::slice& one : batch.slices) {
     end = std::max(end, one.position + static_cast<int>(one.tokens.size()));
@@ -98,21 +73,19 @@ void step::choose_bucket(const model::micro_batch& batch) {
     const int wanted = task.on_host ? 1 : owner.sampling->logprobs;
     if (wanted >= 0) top = std::max({top, wanted, 1});
   }
-  const int tasks = static_cast<int>(tasks_.size());
-  bucket_.rows = bucket_of(std::max(row_count_, 1), sizes_.rows);
-  bucket_.positions = class_of(end, shape().context);
-  // More rows of logits than fit at once: the head is no part of the recorded step.
-  bucket_.head_rows =
-      tasks > sizes_.head_rows || tasks == 0 ? 0 : bucket_of(tasks, sizes_.head_rows);
-  bucket_.top = top_class(std::min(top, digest_top));
+  const int tasks = split_ ? 0 : static_cast<int>(tasks_.size());
+  if (on_lanes_) return {row_count_, class_of(end, shape().context), tasks, top_class(top)};
+  return {bucket_of(std::max(row_count_, 1), sizes_.rows), class_of(end, shape().context),
+          head_bucket_of(tasks, sizes_.head_rows, sizes_.rows), top_class(top)};
+}
 
-  mode_ = mode::direct;
+void step::choose_bucket(const model::micro_batch& batch) {
+  split_ = static_cast<int>(tasks_.size()) > sizes_.head_rows &&
+           std::ranges::any_of(tasks_, &head_task::on_host);
   on_lanes_ = fits_lanes(batch);
-  if (on_lanes_) {
-    bucket_.rows = row_count_;
-    bucket_.head_rows = tasks > sizes_.head_rows ? 0 : tasks;
-    return;
-  }
+  bucket_ = bucket_for(batch);
+  mode_ = mode::direct;
+  if (on_lanes_) return;
   constexpr std::size_t recordings_max = 128;
   if (!chosen_.graphs) return;
   if (recordings_.contains(bucket_)) {

@@ -35,7 +35,7 @@ lane_deal step::deal() const noexcept {
 bool step::own_head() const noexcept {
   return bucket_.top > 0 && weights_->clusters->view.head != nullptr &&
          row_count_ > cluster::general_head_rows && row_count_ <= sizes_.head_rows &&
-         row_count_ == static_cast<int>(tasks_.size());
+         row_count_ == bucket_.head_rows;
 }
 
 // Contexts that are too long together for one cluster go the general way.

@@ -43,7 +43,7 @@ void step::queue_logits(int first, int count) {
   queue([this, given] { return launch_head(on_, given); });
 }
 
-void step::queue_digest(int count) {
+void step::queue_digest(int first, int count) {
   digest_arguments digest;
   digest.rows = count;
   digest.logits = logits_;
@@ -51,9 +51,20 @@ void step::queue_digest(int count) {
   digest.stride = sizes_.logits;
   digest.top = std::min(bucket_.top, shape().vocabulary);
   digest.scratch = scratch_;
-  digest.digests = digests_;
-  if (one_block()) digest.end = {device_.number, done_};
+  digest.digests = digests_ + first;
+  if (first + count == bucket_.head_rows) digest.end = {device_.number, done_};
   queue([this, digest] { return launch_digest(on_, digest); });
+}
+
+// As many rows at once as there is memory for; the device goes from one block to the next by
+// itself.
+void step::queue_head() {
+  const int block = bucket_.top == 0 ? sizes_.best_rows : sizes_.head_rows;
+  for (int first = 0; first < bucket_.head_rows; first += block) {
+    const int count = std::min(block, bucket_.head_rows - first);
+    if (!on_lanes_ || !own_head()) queue_logits(first, count);
+    queue_digest(first, count);
+  }
 }
 
 // The end of a step without a digest, which says it otherwise.
@@ -98,27 +109,26 @@ status step::head(model::step_result& out) {
     queue_lanes();
   }
   if (bucket_.head_rows > 0) {
-    if (!on_lanes_ || !own_head()) queue_logits(0, bucket_.head_rows);
-    queue_digest(bucket_.head_rows);
-  } else if (one_block()) {
+    queue_head();
+  } else if (!split_) {
     queue_announce();
   }
   if (const status done = finish_queue(); !done) return failed(done.error());
   out.handed_over = std::chrono::steady_clock::now() - begun_;
-  left_ = one_block() && !looks() && std::ranges::none_of(tasks_, &head_task::on_host);
+  left_ = !looks() && std::ranges::none_of(tasks_, &head_task::on_host);
   if (left_) return {};
-  const std::span<const head_task> all(tasks_);
-  const auto block = size_of(sizes_.head_rows);
-  for (std::size_t first = 0; first < all.size(); first += block) {
-    const auto tasks = all.subspan(first, std::min(block, all.size() - first));
-    if (bucket_.head_rows == 0) {
-      queue_logits(static_cast<int>(first), static_cast<int>(tasks.size()));
-      queue_digest(static_cast<int>(tasks.size()));
+  const int tasks = static_cast<int>(tasks_.size());
+  const int block = split_ ? sizes_.head_rows : tasks;
+  for (int first = 0; first < tasks; first += block) {
+    const int count = std::min(block, tasks - first);
+    if (split_) {
+      queue_logits(first, count);
+      queue_digest(first, count);
     }
     if (!queued_) return failed(queued_.error());
-    if (const status done = run_block(tasks, out); !done) return failed(done.error());
+    if (const status done = run_block(first, count, out); !done) return failed(done.error());
   }
-  if (all.empty()) {
+  if (tasks == 0) {
     if (const status done = wait_for_end(); !done) return failed(done.error());
   }
   batch_ = nullptr;
@@ -141,18 +151,16 @@ bool step::looks() const noexcept {
   return chosen_.kv_saturated != nullptr && steps_ % saturation_period == 1;
 }
 
-bool step::one_block() const noexcept {
-  return tasks_.size() <= size_of(sizes_.head_rows);
-}
-
 // Of what is queued.
 status step::wait_for_end() {
-  if (!one_block()) return stream_.wait();
+  if (split_) return stream_.wait();
   return stream_.wait_for(done_, static_cast<std::uint32_t>(steps_));
 }
 
-// The logits of `tasks` are queued; waits for them and finishes the tasks.
-status step::run_block(std::span<const head_task> tasks, model::step_result& out) {
+// The head of `count` tasks from `first` on is queued; waits for it and finishes the tasks.
+status step::run_block(int first, int count, model::step_result& out) {
+  const auto tasks = std::span<const head_task>(tasks_).subspan(size_of(first), size_of(count));
+  const logits_digest* const digests = digests_ + first;
   const bool look = looks();
   if (look) {
     FORETOKEN_TRY(stream_.download(saturated_seen_, work_.kv_saturated, sizeof *saturated_seen_));
@@ -166,7 +174,7 @@ status step::run_block(std::span<const head_task> tasks, model::step_result& out
   }
   if (any_on_host) FORETOKEN_TRY(read_logits(tasks, out));
   for (std::size_t i = 0; i < tasks.size(); ++i) {
-    if (!tasks[i].on_host) finish_from_digest(tasks[i], digests_[i], out);
+    if (!tasks[i].on_host) finish_from_digest(tasks[i], digests[i], out);
   }
   return {};
 }

@@ -36,7 +36,7 @@ class gpu_device {
         },
         &seen_);
   }
-  model::ops& ops() { return *step_; }
+  gpu::step& ops() { return *step_; }
   model::step_result answer(const model::micro_batch& batch) {
     auto out = model::forward(*step_, batch);
     REQUIRE_MESSAGE(out, (out ? "" : to_string(out.error())));

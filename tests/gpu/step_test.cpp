@@ -188,6 +188,90 @@ TEST_CASE("gpu step: a batch that breaks the contract is refused by name") {
   CHECK(refused(bad) == "slice.tokens");
 }
 
+bool same_choice(const model::sampled& a, const model::sampled& b) {
+  return a.id == b.id && a.logprob == b.logprob &&
+         std::equal(
+             a.top.begin(), a.top.end(), b.top.begin(), b.top.end(),
+             [](const auto& x, const auto& y) { return x.id == y.id && x.logprob == y.logprob; });
+}
+
+TEST_CASE("gpu step: more rows of the head than fit at once have the bits they have alone") {
+  made_model file(made_shape());
+  auto chosen = test::gpu_options();
+  chosen.rows_max = 200;  // logits of 32 rows at once, the best ids of 128
+  gpu_device here(file, chosen);
+  here.again(false);
+  for (const int logprobs : {-1, 3}) {
+    CAPTURE(logprobs);
+    model::micro_batch batch;
+    for (int s = 0; s < 150; ++s) {
+      auto one = sampled_slice(file.tokens(1 + s % 3), greedy(logprobs));
+      one.tokens[0] = s % 130;
+      one.tokens.resize(1);
+      one.pages = {page_id{s}};
+      batch.slices.push_back(one);
+    }
+    const auto together = here.answer(batch);
+    const auto replayed = here.answer(batch);
+    for (std::size_t s = 0; s < batch.slices.size(); ++s) {
+      const auto alone = here.answer(test::batch_of({batch.slices[s]}));
+      CHECK(same_choice(together.slices[s].next, alone.slices[0].next));
+      CHECK(same_choice(replayed.slices[s].next, alone.slices[0].next));
+    }
+  }
+}
+
+TEST_CASE("gpu step: attention of long sequences by several launches has the bits of one") {
+  auto shape = made_shape();
+  shape.context = 6000;
+  made_model file(shape);
+  auto chosen = test::gpu_options();
+  chosen.rows_max = 32;  // of 24 spans, in the class of 6,000 positions, 5 tiles at once
+  gpu_device here(file, chosen);
+  here.read(file.tokens(120), pages_from(0, 8), 32);
+  std::vector<page_id> pages;  // the same few pages over and over are a long history
+  for (int i = 0; i < 6000 / page_tokens; ++i) pages.push_back(page_id{i % 7});
+  model::micro_batch batch;
+  test::row_logits alone;
+  for (int s = 0; s < 4; ++s) {
+    auto own = pages;
+    for (int i = 0; i < 2; ++i)
+      own[static_cast<std::size_t>(5800 / page_tokens + i)] = page_id{20 + 2 * s + i};
+    model::slice one = device::slice(file.tokens(6000), own, static_cast<std::size_t>(5801 + s), 8);
+    one.tokens[0] = s;
+    batch.slices.push_back(one);
+    for (int i = 0; i < 8; ++i) {  // a row at a time
+      model::slice row = one;
+      row.position += i;
+      row.tokens = {one.tokens[static_cast<std::size_t>(i)]};
+      const auto rows = here.run(test::batch_of({row}));
+      alone.insert(alone.end(), rows.begin(), rows.end());
+    }
+  }
+  CHECK(here.run(batch) == alone);
+}
+
+TEST_CASE("gpu step: one beside the first takes few rows, and refuses more by name") {
+  made_model file(made_shape());
+  auto chosen = test::gpu_options();
+  chosen.flights = 2;
+  chosen.beside_rows_max = 16;
+  gpu_device here(file, chosen);
+  here.again(false);
+  const auto other = here.ops().beside();
+  REQUIRE(other);
+  CHECK(here.ops().rows_max() == 128);
+  CHECK((*other)->rows_max() == 16);
+  const auto small = test::batch_of({sampled_slice(file.tokens(16), greedy(3))});
+  const auto fits = model::forward(**other, small);
+  REQUIRE(fits);
+  CHECK(same_choice(fits->slices[0].next, here.answer(small).slices[0].next));
+  const auto refused =
+      model::forward(**other, test::batch_of({sampled_slice(file.tokens(17), greedy(3))}));
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().field == "micro_batch");
+}
+
 TEST_CASE("gpu step: steps beside each other share the pages and have the bits they have alone") {
   made_model file(made_shape());
   gpu_device here(file);
@@ -202,12 +286,7 @@ TEST_CASE("gpu step: steps beside each other share the pages and have the bits t
     return test::batch_of({one});
   };
   const auto same = [](const model::step_result& a, const model::step_result& b) {
-    const auto& x = a.slices[0].next;
-    const auto& y = b.slices[0].next;
-    if (x.id != y.id || x.top.size() != y.top.size()) return false;
-    return std::equal(x.top.begin(), x.top.end(), y.top.begin(), [](const auto& p, const auto& q) {
-      return p.id == q.id && p.logprob == q.logprob;
-    });
+    return same_choice(a.slices[0].next, b.slices[0].next);
   };
   std::vector<model::micro_batch> parts{sampled(0, 0, 20, 1), sampled(10, 0, 25, 2),
                                         sampled(0, 20, 40, 1), sampled(10, 25, 26, 2)};
@@ -287,3 +366,15 @@ TEST_CASE("gpu plan: parts are counted before they are taken") {
 
 }  // namespace
 }  // namespace foretoken
+  CHECK(plan->beside_bytes == 0);
+  auto three = chosen;
+  three.flights = 3;
+  three.beside_rows_max = 16;
+  const auto beside = gpu::linked().plan_memory(file, three);
+  CHECK(beside->workspace_bytes == plan->workspace_bytes);
+  auto few = chosen;
+  few.rows_max = 16;
+  CHECK(beside->beside_bytes == 2 * gpu::linked().plan_memory(file, few)->workspace_bytes);
+  CHECK(beside->total_bytes() == plan->total_bytes() + beside->beside_bytes);
+  three.beside_rows_max = 1000;  // no more than the first
+  CHECK(gpu::linked().plan_memory(file, three)->beside_bytes == 2 * plan->workspace_bytes);

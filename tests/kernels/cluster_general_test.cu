@@ -36,7 +36,8 @@ class general_step {
     shape.head_dim = head_dim;
     shape.ffn = d.ffn;
     shape.vocabulary = d.vocabulary;
-    const gpu::workspace_sizes size = gpu::workspace_bytes(shape, 64, 64, 2048);
+    const gpu::workspace_sizes size =
+        gpu::workspace_bytes(shape, 64, 64 * gpu::attention_spans(2048));
     work_.x = zeroed<float>(size.x);
     work_.normed = zeroed<std::uint16_t>(size.normed);
     work_.squares = zeroed<float>(size.squares);

@@ -129,7 +129,8 @@ inline made_matrix random_matrix(random_source& random,
 struct made_workspace {
   gpu::workspace view;
   made_workspace(const model::hyperparameters& shape, int rows_max, int context) {
-    const auto bytes = gpu::workspace_bytes(shape, rows_max, rows_max, context);
+    const auto bytes =
+        gpu::workspace_bytes(shape, rows_max, rows_max * gpu::attention_spans(context));
     const auto take = [&](std::size_t size) {
       parts_.push_back(zeros<std::byte>(size));
       return static_cast<void*>(parts_.back().get());

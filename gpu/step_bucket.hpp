@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The sizes that steps are padded to: steps of one bucket are recorded once.
+
+#include <compare>
+
+namespace foretoken::gpu {
+
+// What a recorded step depends on besides the content of its arrays.
+struct step_bucket {
+  int rows = 0, positions = 0, head_rows = 0, top = 0;
+  auto operator<=>(const step_bucket&) const = default;
+};
+
+// The least of the sizes that hold `rows`, at most `most`.
+int bucket_of(int rows, int most);
+// The same for rows of the head: as many logits at once as there is memory for, if they are enough.
+int head_bucket_of(int rows, int head_rows, int most);
+// Classes of sequence length in positions: one chunk of attention, then 1, 2, 4, ... spans up to
+// the context.
+int class_of(int positions, int context);
+// Entries of a digest: the best alone, without the sum of all; with it; ten alternatives; all.
+int top_class(int entries);
+
+}  // namespace foretoken::gpu
