@@ -7,6 +7,7 @@
 
 #include "actors/mailbox.hpp"
 #include "base/assert.hpp"
+#include "base/log.hpp"
 #include "model/forward.hpp"
 
 namespace foretoken::actors {
@@ -53,6 +54,7 @@ class executor_state : public executor_actor::base {
 
   // Not in the constructor: this runs on the executor's own thread.
   caf::result<device_ready> prepare() {
+    const auto begun = clock().now();
     auto made = parts_.make_device();
     if (!made) return die(made.error());
     const int flights = (*made)->flights();
@@ -64,6 +66,9 @@ class executor_state : public executor_actor::base {
       places_[i].device = std::move(another).value();
     }
     idle_since_ = clock().now();
+    log::info("executor", "device {} is made in {} ms, for {} steps at once", parts_.device,
+              std::chrono::duration_cast<std::chrono::milliseconds>(idle_since_ - begun).count(),
+              flights);
     return device_ready{flights};
   }
 

@@ -91,6 +91,11 @@ void add_device_keys(std::vector<key>& out) {
   out.push_back(boolean("gpu.graphs",
                         "Replay recorded steps of the usual sizes; false for a debugger.",
                         FORETOKEN_MEMBER(engine.gpu.graphs)));
+  out.push_back(duration("gpu.record_at_start", 0, 60'000,
+                         "Time for recording steps of the usual sizes (prompts of 32 tokens; one "
+                         "token each of several sequences) before the first request; 0 = each "
+                         "when it first comes, which then takes some milliseconds longer.",
+                         FORETOKEN_MEMBER(engine.gpu.record_at_start)));
   out.push_back(integer("gpu.fail_at_step", 0, 1e15,
                         "A test's fault: the GPU is lost at this step of each executor; 0 = never.",
                         FORETOKEN_MEMBER(engine.gpu.fail_at_step)));

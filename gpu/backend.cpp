@@ -67,6 +67,7 @@ class linked_library final : public library {
     auto made = step::make(std::move(from), quiet);
     if (!made) return std::move(made).error();
     FORETOKEN_TRY(try_out(**made));
+    FORETOKEN_TRY((*made)->record_usual());
     return std::unique_ptr<model::ops>(*std::move(made));
   }
 

@@ -6,13 +6,15 @@
 #include <utility>
 
 #include "base/counters.hpp"
+#include "model/forward.hpp"
 
 namespace foretoken::gpu {
 
 step::step(std::shared_ptr<const weights> from, const options& chosen, int most_rows)
     : weights_(std::move(from)),
       chosen_(chosen),
-      sizes_(weights_->padded, chosen, most_rows) {}
+      sizes_(weights_->padded, chosen, most_rows),
+      fail_at_step_(chosen.fail_at_step) {}
 
 step::~step() {
   if (left_) static_cast<void>(stream_.wait());  // it writes into memory that is given back
@@ -22,6 +24,7 @@ result<std::unique_ptr<model::ops>> step::beside() {
   std::unique_ptr<step> out(new step(weights_, chosen_, beside_rows(chosen_)));
   out->pool_ = pool_;
   FORETOKEN_TRY(out->take());
+  FORETOKEN_TRY(out->record_usual());
   return std::unique_ptr<model::ops>(std::move(out));
 }
 
@@ -79,8 +82,8 @@ status step::take() {
   piece(work_.hidden);
   piece(work_.raw);
   piece(work_.partial);
-  piece(work_.arrived);
   logits_ = work_.partial;
+  piece(work_.arrived);
   piece(scratch_);
   piece(device_inputs_);
   piece(work_.kv_saturated);
@@ -94,6 +97,23 @@ status step::take() {
   done_ = reinterpret_cast<std::uint32_t*>(pinned_memory_.data() + at.done);
   *done_ = 0;
   tasks_.reserve(static_cast<std::size_t>(sizes_.rows));
+  return {};
+}
+
+status step::record_usual() {
+  if (!chosen_.graphs) return {};
+  const auto end = std::chrono::steady_clock::now() + chosen_.record_at_start / chosen_.flights;
+  const bool decodes = lanes_ == 0;  // else clusters run them, which are not recorded
+  const model::micro_batch nobody;
+  for (const step_bucket& each :
+       usual_buckets(sizes_.rows, sizes_.head_rows, shape().context, decodes)) {
+    if (std::chrono::steady_clock::now() >= end) break;
+    usual_ = &each;
+    if (fail_at_step_ > 0) ++fail_at_step_;  // it is no step of anybody's
+    const auto done = model::forward(*this, nobody);
+    usual_ = nullptr;
+    if (!done) return done.error();
+  }
   return {};
 }
 

@@ -45,6 +45,13 @@ class step final : public model::ops {
   int flights() const noexcept override { return chosen_.flights; }
   result<std::unique_ptr<model::ops>> beside() override;
 
+  // Runs steps of the usual sizes, all rows of which pad, so that they are recorded before anybody
+  // waits for them; this object's share of options::record_at_start. Others are recorded when they
+  // come.
+  status record_usual();
+
+  // For tests.
+  std::size_t recordings() const noexcept { return recordings_.size(); }
   // For tests: sees the raw logits of every row that wanted them, in row order.
   using logits_probe = void (*)(void* context, int row, std::span<const float> logits);
   void probe_logits(logits_probe probe, void* context) noexcept;
@@ -83,6 +90,7 @@ class step final : public model::ops {
   status check(const model::micro_batch& batch) const;
   void collect_tasks(const model::micro_batch& batch);
   bool on_host(const model::slice& owner) const noexcept;
+  step_bucket bucket_for(const model::micro_batch& batch) const;
   void choose_bucket(const model::micro_batch& batch);
   void fill(const model::micro_batch& batch);
   int fill_slice(const model::slice& one, int table, int row, int& tile);
@@ -90,7 +98,6 @@ class step final : public model::ops {
 
   // Decode steps on clusters (step_cluster.cpp).
   status prepare_clusters();
-  step_bucket bucket_for(const model::micro_batch& batch) const;
   lane_deal deal() const noexcept;
   bool lane_holds(const model::micro_batch& batch, row_range own) const;
   bool fits_lanes(const model::micro_batch& batch) const;
@@ -103,13 +110,13 @@ class step final : public model::ops {
   template <class Launch>
   void queue(Launch&& launch);
   step_rows rows() const noexcept;
+  void queue_head();
   void queue_logits(int first, int count);
   void queue_digest(int first, int count);
   void queue_announce();
   status finish_queue();
   bool looks() const noexcept;  // this step reads the counter of clamped values
   status wait_for_end();
-  void queue_head();
   status run_block(int first, int count, model::step_result& out);
   status read_logits(std::span<const head_task> tasks, model::step_result& out);
   void finish_from_digest(const head_task& task,
@@ -144,11 +151,12 @@ class step final : public model::ops {
   std::chrono::steady_clock::time_point begun_{};
   std::vector<head_task> tasks_;
   step_bucket bucket_;
+  const step_bucket* usual_ = nullptr;  // being recorded for those to come
   int row_count_ = 0;
   // The host wants more rows of logits than fit at once: the head is no part of the recorded step
   // and runs block by block.
   bool split_ = false;
-  std::uint64_t steps_ = 0;
+  std::uint64_t steps_ = 0, fail_at_step_ = 0;
   mode mode_ = mode::direct;
   int lanes_ = 0;          // clusters at once; 0: none
   bool on_lanes_ = false;  // this step

@@ -79,11 +79,12 @@ step_bucket step::bucket_for(const model::micro_batch& batch) const {
           head_bucket_of(tasks, sizes_.head_rows, sizes_.rows), top_class(top)};
 }
 
+// `usual_` instead of the batch, of nobody, that comes with it.
 void step::choose_bucket(const model::micro_batch& batch) {
   split_ = static_cast<int>(tasks_.size()) > sizes_.head_rows &&
            std::ranges::any_of(tasks_, &head_task::on_host);
   on_lanes_ = fits_lanes(batch);
-  bucket_ = bucket_for(batch);
+  bucket_ = usual_ != nullptr ? *usual_ : bucket_for(batch);
   mode_ = mode::direct;
   if (on_lanes_) return;
   constexpr std::size_t recordings_max = 128;
@@ -192,7 +193,7 @@ status step::begin(const model::micro_batch& batch) {
   if (runtime::lost()) return error{errc::device, "the device is lost"};
   begun_ = std::chrono::steady_clock::now();
   FORETOKEN_TRY(check(batch));
-  if (++steps_ == chosen_.fail_at_step) return runtime::lose("lost by gpu.fail_at_step");
+  if (++steps_ == fail_at_step_) return runtime::lose("lost by gpu.fail_at_step");
   batch_ = &batch;
   collect_tasks(batch);
   choose_bucket(batch);

@@ -12,6 +12,8 @@ namespace {
 // Steps between these sizes are padded by at most half; products work on 8 rows at a time.
 constexpr std::array bucket_rows{1,   2,   4,   8,   16,  24,  32,   48,   64,  96,
                                  128, 192, 256, 384, 512, 768, 1024, 1536, 2048};
+constexpr int prompt_tokens = 32;
+constexpr std::size_t usual_max = 32;
 
 }  // namespace
 
@@ -34,6 +36,28 @@ int class_of(int positions, int context) {
 int top_class(int entries) {
   if (entries <= 1) return entries;
   return entries <= 12 ? 12 : digest_top;
+}
+
+std::vector<step_bucket> usual_buckets(int rows_max, int head_rows, int context, bool decodes) {
+  std::vector<step_bucket> out;
+  const auto add = [&](int rows, int tasks, int positions, int top) {
+    const step_bucket one{bucket_of(rows, rows_max), class_of(positions, context),
+                          head_bucket_of(tasks, head_rows, rows_max), top};
+    const bool known = std::ranges::find(out, one) != out.end();
+    if (!known && out.size() < usual_max) out.push_back(one);
+  };
+  constexpr int tops[] = {12, 0, 1};
+  for (const int top : tops) {
+    for (int n = 1; n * prompt_tokens <= rows_max; ++n) {
+      add(n * prompt_tokens, n, prompt_tokens, top);
+    }
+  }
+  for (const int top : tops) {
+    for (const int n : bucket_rows) {
+      if (decodes && n <= rows_max) add(n, n, attention_span, top);
+    }
+  }
+  return out;
 }
 
 }  // namespace foretoken::gpu

@@ -3,6 +3,7 @@
 // The sizes that steps are padded to: steps of one bucket are recorded once.
 
 #include <compare>
+#include <vector>
 
 namespace foretoken::gpu {
 
@@ -21,5 +22,11 @@ int head_bucket_of(int rows, int head_rows, int most);
 int class_of(int positions, int context);
 // Entries of a digest: the best alone, without the sum of all; with it; ten alternatives; all.
 int top_class(int entries);
+
+// The buckets to be expected of steps of up to rows_max rows, the likeliest first: prompts of 32
+// tokens, one to as many as there are rows, with ten alternatives, the best alone, or logits for
+// the host; where `decodes`, one token each of as many sequences of up to 256 positions. At most
+// 32: each takes device memory.
+std::vector<step_bucket> usual_buckets(int rows_max, int head_rows, int context, bool decodes);
 
 }  // namespace foretoken::gpu

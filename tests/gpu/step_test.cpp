@@ -307,6 +307,75 @@ TEST_CASE("gpu step: steps beside each other share the pages and have the bits t
   }
 }
 
+// Prompts of 32 tokens, one to as many as there are rows, each with what most requests want.
+std::vector<model::micro_batch> usual_prompts(made_model& file, int rows_max) {
+  std::vector<model::micro_batch> out;
+  for (const int logprobs : {10, -1}) {
+    for (int count = 1; 32 * count <= rows_max; ++count) {
+      model::micro_batch batch;
+      for (int i = 0; i < count; ++i) {
+        auto one = sampled_slice(file.tokens(32), greedy(logprobs));
+        one.tokens[0] = i;
+        one.pages = pages_from(2 * i, 2);
+        batch.slices.push_back(one);
+      }
+      out.push_back(batch);
+    }
+  }
+  return out;
+}
+
+TEST_CASE("gpu step: usual sizes recorded at the start come with the same bits, none is left") {
+  made_model file(made_shape());
+  auto chosen = test::gpu_options();
+  chosen.rows_max = 64;
+  chosen.record_at_start = std::chrono::milliseconds(0);
+  gpu_device late(file, chosen);
+  late.again(false);
+  REQUIRE(late.ops().record_usual());
+  CHECK(late.ops().recordings() == 0);
+  chosen.record_at_start = std::chrono::minutes(10);
+  gpu_device early(file, chosen);
+  early.again(false);
+  REQUIRE(early.ops().record_usual());
+  const auto recorded = early.ops().recordings();
+  CHECK(recorded == gpu::usual_buckets(64, 32, file.shape.context, true).size());
+  for (const auto& batch : usual_prompts(file, 64)) {
+    const auto expected = late.answer(batch);
+    const auto got = early.answer(batch);
+    for (std::size_t s = 0; s < batch.slices.size(); ++s) {
+      CHECK(same_choice(got.slices[s].next, expected.slices[s].next));
+    }
+  }
+  model::micro_batch decodes;
+  for (int i = 0; i < 2; ++i) {
+    auto one = sampled_slice({token{7}}, greedy(10));
+    one.position = 100;
+    one.pages = pages_from(2 * i, 2);  // of these prompts, and others that nobody wrote
+    for (const page_id page : pages_from(40 + 5 * i, 5)) one.pages.push_back(page);
+    decodes.slices.push_back(one);
+  }
+  const auto expected = late.answer(decodes);
+  const auto got = early.answer(decodes);
+  CHECK(same_choice(got.slices[0].next, expected.slices[0].next));
+  CHECK(same_choice(got.slices[1].next, expected.slices[1].next));
+  CHECK(early.ops().recordings() == recorded);
+  CHECK(late.ops().recordings() > 0);
+}
+
+TEST_CASE("gpu step: recording at the start is no step that gpu.fail_at_step counts") {
+  made_model file(made_shape());
+  auto chosen = test::gpu_options();
+  chosen.rows_max = 32;
+  chosen.fail_at_step = 2;
+  gpu_device here(file, chosen);
+  REQUIRE(here.ops().record_usual());
+  const auto batch = test::batch_of({device::slice(file.tokens(3), pages_from(0, 1), 0, 3)});
+  CHECK(model::forward(here.ops(), batch));
+  CHECK_FALSE(model::forward(here.ops(), batch));
+  gpu::runtime::find_again();
+}
+
 TEST_CASE("gpu step: a lost device refuses everything afterwards") {
   made_model file(made_shape());
   auto chosen = test::gpu_options();
@@ -356,16 +425,6 @@ TEST_CASE("gpu plan: parts are counted before they are taken") {
   CHECK(plan->weight_bytes > 0);
   CHECK(plan->workspace_bytes > 0);
   CHECK(plan->total_bytes() > plan->kv_bytes + plan->weight_bytes);
-  chosen.kv = gpu::kv_form::int8;  // a byte a value and 32 scales a head
-  CHECK(gpu::linked().plan_memory(file, chosen)->kv_page_bytes == 2 * (32 * 2 * 16 + 64) * 2);
-  chosen.kv_bytes = 2u << 30;
-  const auto refused = gpu::linked().prepare_weights(file, chosen, {});
-  REQUIRE_FALSE(refused);
-  CHECK(refused.error().code == errc::exhausted);
-}
-
-}  // namespace
-}  // namespace foretoken
   CHECK(plan->beside_bytes == 0);
   auto three = chosen;
   three.flights = 3;
@@ -378,3 +437,13 @@ TEST_CASE("gpu plan: parts are counted before they are taken") {
   CHECK(beside->total_bytes() == plan->total_bytes() + beside->beside_bytes);
   three.beside_rows_max = 1000;  // no more than the first
   CHECK(gpu::linked().plan_memory(file, three)->beside_bytes == 2 * plan->workspace_bytes);
+  chosen.kv = gpu::kv_form::int8;  // a byte a value and 32 scales a head
+  CHECK(gpu::linked().plan_memory(file, chosen)->kv_page_bytes == 2 * (32 * 2 * 16 + 64) * 2);
+  chosen.kv_bytes = 2u << 30;
+  const auto refused = gpu::linked().prepare_weights(file, chosen, {});
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().code == errc::exhausted);
+}
+
+}  // namespace
+}  // namespace foretoken
