@@ -13,6 +13,8 @@
 namespace foretoken::actors {
 namespace {
 
+constexpr std::chrono::milliseconds worth_a_line{10};  // a GPU records steps meanwhile
+
 class executor_state : public executor_actor::base {
  public:
   executor_state(caf::actor_config& config, executor_parts parts)
@@ -66,9 +68,11 @@ class executor_state : public executor_actor::base {
       places_[i].device = std::move(another).value();
     }
     idle_since_ = clock().now();
-    log::info("executor", "device {} is made in {} ms, for {} steps at once", parts_.device,
-              std::chrono::duration_cast<std::chrono::milliseconds>(idle_since_ - begun).count(),
-              flights);
+    const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(idle_since_ - begun);
+    if (took >= worth_a_line) {
+      log::info("executor", "device {} was made in {} ms; steps at once: {}", parts_.device,
+                took.count(), flights);
+    }
     return device_ready{flights};
   }
 

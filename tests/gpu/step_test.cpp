@@ -361,6 +361,13 @@ TEST_CASE("gpu step: usual sizes recorded at the start come with the same bits, 
   CHECK(same_choice(got.slices[1].next, expected.slices[1].next));
   CHECK(early.ops().recordings() == recorded);
   CHECK(late.ops().recordings() > 0);
+  const auto other = early.ops().beside();
+  REQUIRE(other);
+  CHECK(dynamic_cast<gpu::step&>(**other).recordings() == recorded);
+  const auto weights = gpu::linked().prepare_weights(file, chosen, {});
+  const auto made = gpu::linked().make_ops(*weights, chosen);
+  REQUIRE(made);
+  CHECK(dynamic_cast<gpu::step&>(**made).recordings() >= recorded);  // and what was tried before
 }
 
 TEST_CASE("gpu step: recording at the start is no step that gpu.fail_at_step counts") {
