@@ -4,6 +4,7 @@
 
 #include "base/assert.hpp"
 #include "gpu/step.hpp"
+#include "model/adjustments.hpp"
 #include "model/batch_check.hpp"
 
 namespace foretoken::gpu {
@@ -15,11 +16,6 @@ error broken(std::string field, std::string message) {
 
 std::size_t size_of(int n) {
   return static_cast<std::size_t>(n);
-}
-
-bool adjusts(const model::sampling_parameters& p) {
-  return p.repetition_penalty != 1 || p.presence_penalty != 0 || p.frequency_penalty != 0 ||
-         !p.logit_bias.empty();
 }
 
 }  // namespace
@@ -35,7 +31,7 @@ status step::check(const model::micro_batch& batch) const {
 bool step::on_host(const model::slice& owner) const noexcept {
   if (probe_ != nullptr) return true;
   const model::sampling_parameters& p = *owner.sampling;
-  return p.temperature > 0 || adjusts(p) || p.logprobs > digest_top;
+  return p.temperature > 0 || model::adjusts(p) || p.logprobs > digest_top;
 }
 
 void step::collect_tasks(const model::micro_batch& batch) {

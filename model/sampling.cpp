@@ -18,6 +18,7 @@
 #include <cmath>
 #include <limits>
 
+#include "model/adjustments.hpp"
 #include "model/philox.hpp"
 #include "model/token_weights.hpp"
 
@@ -27,7 +28,6 @@ namespace {
 constexpr std::size_t lanes = 16;  // accumulators of a pass: what lets the compiler use vectors
 constexpr std::size_t block = weights_block;  // logits looked at between two decisions
 constexpr std::size_t heap_max = 1024;  // larger selections partition instead of keeping a heap
-constexpr float most = std::numeric_limits<float>::max();
 
 struct candidate {
   float value;
@@ -42,7 +42,7 @@ bool before(const candidate& a, const candidate& b) noexcept {
 struct scratch {
   std::vector<float> adjusted;
   std::vector<float> weights;
-  std::vector<int> seen;  // all zero between calls
+  std::vector<adjustment> adjustments;
   std::vector<candidate> picked;
 };
 scratch& buffers() {
@@ -140,61 +140,12 @@ void select(std::span<const float> x, std::size_t k, std::vector<candidate>& out
   std::sort(out.begin(), out.end(), before);
 }
 
-bool adjusts(const sampling_parameters& p) noexcept {
-  return p.repetition_penalty != 1 || p.presence_penalty != 0 || p.frequency_penalty != 0 ||
-         !p.logit_bias.empty();
-}
-
-void penalise(std::vector<float>& x,
-              const sampling_parameters& p,
-              std::span<const token> prompt,
-              std::span<const token> generated,
-              std::vector<int>& seen) {
-  if (seen.size() < x.size()) seen.resize(x.size(), 0);
-  const auto known = [&](token id) { return id >= 0 && static_cast<std::size_t>(id) < x.size(); };
-  const auto repeat = [&](token id) {  // once a token: `seen` marks -1 = in the prompt only
-    float& value = x[static_cast<std::size_t>(id)];
-    if (p.repetition_penalty != 1) {
-      value = value > 0 ? value / p.repetition_penalty : value * p.repetition_penalty;
-    }
+void adjust(std::vector<float>& x, std::span<const adjustment> by) {
+  const auto at = [&](const adjustment& one) -> float& {
+    return x[static_cast<std::size_t>(one.id)];
   };
-  for (const token id : generated) {
-    if (known(id) && seen[static_cast<std::size_t>(id)]++ == 0) repeat(id);
-  }
-  for (const token id : prompt) {
-    if (known(id) && seen[static_cast<std::size_t>(id)] == 0) {
-      repeat(id);
-      seen[static_cast<std::size_t>(id)] = -1;
-    }
-  }
-  for (const token id : generated) {
-    if (!known(id)) continue;
-    int& count = seen[static_cast<std::size_t>(id)];
-    if (count > 0) {
-      x[static_cast<std::size_t>(id)] -=
-          p.presence_penalty + p.frequency_penalty * static_cast<float>(count);
-    }
-    count = 0;
-  }
-  for (const token id : prompt) {
-    if (known(id)) seen[static_cast<std::size_t>(id)] = 0;
-  }
-}
-
-// Penalties and biases can leave the range of float; what they produce stays finite.
-void adjust(std::vector<float>& x,
-            const sampling_parameters& p,
-            std::span<const token> prompt,
-            std::span<const token> generated,
-            std::vector<int>& seen) {
-  if (p.repetition_penalty != 1 || p.presence_penalty != 0 || p.frequency_penalty != 0) {
-    penalise(x, p, prompt, generated, seen);
-  }
-  for (const auto& [id, bias] : p.logit_bias) {
-    if (id >= 0 && static_cast<std::size_t>(id) < x.size()) x[static_cast<std::size_t>(id)] += bias;
-  }
-  const auto settle = [](float v) { return std::isnan(v) ? -most : std::clamp(v, -most, most); };
-  for (float& value : x) value = settle(value);
+  for (const adjustment& one : by) at(one) = adjusted(at(one), one);
+  for (const adjustment& one : by) at(one) = settled(at(one));
 }
 
 // Draw over all tokens by id, those below `least` left out.
@@ -337,7 +288,9 @@ sampled sample(std::span<const float> logits,
   peak top = raw;
   if (adjusts(parameters)) {
     own.adjusted.assign(logits.begin(), logits.end());
-    adjust(own.adjusted, parameters, prompt, generated, own.seen);
+    collect_adjustments(parameters, prompt, generated, static_cast<int>(logits.size()),
+                        own.adjustments);
+    adjust(own.adjusted, own.adjustments);
     x = own.adjusted;
     top = find_peak(x);
   }

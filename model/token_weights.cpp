@@ -3,31 +3,9 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
-#include <cstdint>
-
-#include "base/inline.hpp"
 
 namespace foretoken::model {
 namespace {
-
-FORETOKEN_INLINE float exponential(float x) noexcept {
-  const float shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to an integer
-  const float k = shifted - 12582912.0f;
-  const float r = (x - k * 0.693359375f) - k * -2.12194440e-4f;
-  float p = 1.0f / 5040.0f;
-  p = p * r + 1.0f / 720.0f;
-  p = p * r + 1.0f / 120.0f;
-  p = p * r + 1.0f / 24.0f;
-  p = p * r + 1.0f / 6.0f;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  const std::uint32_t power = (std::bit_cast<std::uint32_t>(shifted) + 127u) << 23;
-  const float value = p * std::bit_cast<float>(power);
-  const std::uint32_t kept = x < -87.0f ? 0u : ~0u;  // a branch would keep loops out of vectors
-  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) & kept);
-}
 
 FORETOKEN_INLINE double lane_sum(const float* x, std::size_t n) noexcept {
   std::array<double, 8> sum{};
@@ -42,9 +20,9 @@ FORETOKEN_INLINE double lane_sum(const float* x, std::size_t n) noexcept {
 FORETOKEN_INLINE double weigh_block(
     const float* x, std::size_t count, float top, float temperature, float* out) noexcept {
   if (temperature == 1) {
-    for (std::size_t i = 0; i < count; ++i) out[i] = exponential(x[i] - top);
+    for (std::size_t i = 0; i < count; ++i) out[i] = weight_of(x[i] - top);
   } else {
-    for (std::size_t i = 0; i < count; ++i) out[i] = exponential((x[i] - top) / temperature);
+    for (std::size_t i = 0; i < count; ++i) out[i] = weight_of((x[i] - top) / temperature);
   }
   return lane_sum(out, count);
 }
@@ -67,10 +45,6 @@ __attribute__((target("avx512f,prefer-vector-width=512"))) double weigh_avx512(
 #endif
 
 }  // namespace
-
-float weight_of(float x) noexcept {
-  return exponential(x);
-}
 
 double sum_in_lanes(const float* x, std::size_t n) noexcept {
   return lane_sum(x, n);

@@ -5,6 +5,7 @@
 #include <deque>
 
 #include "base/assert.hpp"
+#include "model/adjustments.hpp"
 #include "scheduler/sequences.hpp"
 
 namespace foretoken::scheduler {
@@ -27,10 +28,6 @@ struct flight {
   std::vector<planned_slice> slices;
   std::vector<page_id> sources;  // leased until the copies have been made
 };
-
-bool penalised(const model::sampling_parameters& p) noexcept {
-  return p.repetition_penalty != 1 || p.presence_penalty != 0 || p.frequency_penalty != 0;
-}
 
 }  // namespace
 
@@ -123,7 +120,7 @@ void batch_scheduler::state::emit(sequence& one,
   part.sample_last = end == one.known() && one.generated() < one.asked.max_tokens;
   part.score_all = one.asked.score_prompt && end <= prompt && one.scores_delivered < prompt - 1;
   if (part.score_all && end < prompt) part.score_next = one.tokens[static_cast<std::size_t>(end)];
-  if (part.sample_last && penalised(*one.asked.sampling)) {
+  if (part.sample_last && model::penalises(*one.asked.sampling)) {
     part.prompt = one.asked.prompt;
     part.generated.assign(one.tokens.begin() + prompt, one.tokens.end());
   }
