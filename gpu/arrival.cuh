@@ -3,6 +3,7 @@
 // Blocks of one launch that leave parts in memory for the last of them.
 
 #include "gpu/device.cuh"
+#include "gpu/kernels.hpp"
 
 namespace foretoken::gpu {
 
@@ -20,6 +21,20 @@ FORETOKEN_DEVICE bool last_to_arrive(std::uint32_t* counter, int count) {
   }
   block_sync();
   return flag[0] != 0;
+}
+
+// One block a row: the last of all rows to be there, in the host's memory, tells the host where one
+// waits.
+FORETOKEN_DEVICE void tell_host(const announce_arguments& end,
+                                std::uint32_t number,
+                                std::uint32_t* rows_arrived,
+                                int rows) {
+  if (end.flag == nullptr) return;
+  if (rows > 1 && !last_to_arrive(rows_arrived, rows)) return;
+  if (thread_index() == 0) store_release_host(end.flag, number);
+}
+FORETOKEN_DEVICE std::uint32_t number_of(const announce_arguments& end) {
+  return end.flag != nullptr ? *end.number : 0;
 }
 
 }  // namespace foretoken::gpu

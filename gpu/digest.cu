@@ -270,27 +270,20 @@ FORETOKEN_DEVICE void merge_parts(const digest_job& job, int row) {
   });
 }
 
-// A row is there, in the host's memory.
 FORETOKEN_DEVICE void tell_host(const digest_job& job, std::uint32_t number) {
-  const announce_arguments& end = job.given.end;
-  if (end.flag == nullptr) return;
-  if (job.given.rows > 1 && !last_to_arrive(job.rows_arrived(), job.given.rows)) return;
-  if (thread_index() == 0) store_release_host(end.flag, number);
+  tell_host(job.given.end, number, job.rows_arrived(), job.given.rows);
 }
 // All parts of the row; in the block's shared memory there is room for their lists.
 FORETOKEN_DEVICE void finish_row(const digest_job& job, int row, std::uint32_t number) {
   merge_parts(job, row);
   tell_host(job, number);
 }
-FORETOKEN_DEVICE std::uint32_t number_of(const digest_job& job) {
-  return job.given.end.flag != nullptr ? *job.given.end.number : 0;
-}
 
 FORETOKEN_KERNEL(digest_threads, 1) digest_parts(const digest_job job) {
   wait_for_predecessor();
   release_successor();
   const int row = block_y();
-  const std::uint32_t number = number_of(job);
+  const std::uint32_t number = number_of(job.given.end);
   digest_part(job, row);
   if (!job.merges) return;
   if (!last_to_arrive(job.parts_arrived(row), job.parts)) return;
@@ -301,7 +294,7 @@ FORETOKEN_KERNEL(digest_threads, 1) digest_parts(const digest_job job) {
 FORETOKEN_KERNEL(digest_threads, 1) digest_rows(const digest_job job) {
   wait_for_predecessor();
   release_successor();
-  finish_row(job, block_x(), number_of(job));
+  finish_row(job, block_x(), number_of(job.given.end));
 }
 
 // One warp a row: the best of its places, which are empty again afterwards.
@@ -309,7 +302,7 @@ FORETOKEN_KERNEL(32, 1) digest_best(const digest_job job) {
   wait_for_predecessor();
   release_successor();
   const int row = block_x();
-  const std::uint32_t number = number_of(job);
+  const std::uint32_t number = number_of(job.given.end);
   static_assert(best_places == 32);
   auto* const place = reinterpret_cast<u32x2*>(job.record(row) + places_at) + thread_index();
   const u32x2 mine = load_shared_device(place);
@@ -330,6 +323,10 @@ FORETOKEN_KERNEL(32, 1) digest_best(const digest_job job) {
 
 std::size_t digest_scratch_bytes(int rows, int vocabulary) {
   return records_at + wide(rows) * record_bytes(parts_of(vocabulary));
+}
+
+std::uint32_t* rows_arrived_in(void* digest_scratch) {
+  return static_cast<std::uint32_t*>(digest_scratch);
 }
 
 best_logits best_logits_in(void* digest_scratch, int vocabulary) {

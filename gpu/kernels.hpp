@@ -3,8 +3,8 @@
 // The launch functions of the general path: plain C++, no CUDA type but the stream.
 //
 // A step is: embed; per layer attention_input, attention, attention_output, ffn_input, ffn_output;
-// head; digest. Every pointer is device memory unless its comment says otherwise; every array is
-// 16-byte aligned. Launches only queue work: they allocate nothing, wait for nothing and can be
+// head; digest, draw. Every pointer is device memory unless its comment says otherwise; every array
+// is 16-byte aligned. Launches only queue work: they allocate nothing, wait for nothing and can be
 // captured in a graph. A row's bits depend on its own sequence only (docs: numerics.cuh); rows
 // beyond those wanted (a batch padded to its bucket) must point at a page that nobody reads.
 //
@@ -17,6 +17,7 @@
 
 #include "base/result.hpp"
 #include "gpu/kv_form.hpp"
+#include "model/adjustments.hpp"
 #include "model/hyperparameters.hpp"
 
 struct CUstream_st;
@@ -277,6 +278,48 @@ struct digest_arguments {
 };
 std::size_t digest_scratch_bytes(int rows, int vocabulary);
 status launch_digest(const launch_context& on, const digest_arguments& given);
+// A word that is zero between launches, for the launch that tells the host in the digest's place.
+std::uint32_t* rows_arrived_in(void* digest_scratch);
+
+// Most tokens of a row that are put in order, and that are adjusted: with more, the row is the
+// host's to draw.
+constexpr int draw_candidates = 4096;
+constexpr int draw_adjustments = 1024;
+constexpr int draw_vocabulary = 1 << 20;
+
+// How one row draws: in pinned host memory, read by the device as it stands.
+struct alignas(16) draw_parameters {
+  double uniform = 0;         // model::uniform() of the seed and position
+  float temperature = 0;      // 0: the largest
+  float top_p = 1;            // 1 = off
+  float min_p = 0;            // 0 = off
+  std::int32_t top_k = 0;     // 0 = off
+  std::int32_t adjusted = 0;  // entries of draw_request::adjustments
+  std::int32_t draws = 0;     // 0: nobody wants a token of this row
+};
+struct draw_request {
+  draw_parameters how;
+  model::adjustment adjustments[draw_adjustments];  // each id once
+};
+struct drawn_token {
+  std::int32_t id = 0;  // or one of those below
+  float logit = 0;      // as it was before adjustments
+};
+constexpr std::int32_t drawn_broken = -1;   // a NaN or infinity stood in the logits
+constexpr std::int32_t drawn_by_host = -2;  // left to it: too many candidates, or rounding
+
+struct draw_arguments {
+  int rows = 0;
+  float* logits = nullptr;  // [rows][stride]; adjusted while a row is drawn, then as before
+  int vocabulary = 0;       // at most draw_vocabulary
+  int stride = 0;
+  const draw_request* requests = nullptr;  // [rows], pinned host memory
+  drawn_token* drawn = nullptr;            // [rows]; may be pinned host memory
+  std::uint32_t* arrived = nullptr;        // rows_arrived_in(); needed where somebody waits
+  announce_arguments end{};                // when all rows are there; flag null = nobody waits
+};
+// The token of each row that model::sample() draws from the same logits, bit for bit.
+status launch_draw(const launch_context& on, const draw_arguments& given);
 
 // A step's inputs out of pinned host memory, read by the device: a part of the recorded step, where
 // a copy before it would cost the device a stop of some microseconds.
