@@ -42,10 +42,8 @@ void step::finish_task(const head_task& task,
         model::score(logits, task.target, std::max(0, logprobs));
   }
   if (task.sample) {
-    std::span<const token> prompt;
-    if (owner.prompt) prompt = *owner.prompt;
-    to.next =
-        model::sample(logits, *owner.sampling, prompt, owner.generated, owner.generated_count);
+    to.next = model::sample(logits, *owner.sampling, model::prompt_of(owner), owner.generated,
+                            owner.generated_count);
   }
 }
 

@@ -114,7 +114,7 @@ FORETOKEN_DEVICE int gather(const draw_row& row, Among among) {
     const float logit = row.logits[id];
     if (!among(logit)) continue;
     const std::uint32_t place = atomic_add(&space.found, 1u);
-    if (place < draw_candidates) space.keys[place] = key_of(draw_order(logit), id);
+    if (place < draw_candidates) space.keys[place] = key_of(logit_order(logit), id);
   }
   block_sync();
   const auto found = static_cast<int>(space.found);

@@ -52,10 +52,6 @@ struct draw_row {
   FORETOKEN_DEVICE int blocks() const { return (vocabulary + weights_block - 1) / weights_block; }
 };
 
-// -0 is 0: ties go to the lower id whatever their sign.
-FORETOKEN_DEVICE std::uint32_t draw_order(float logit) {
-  return logit_order(logit + 0.0f);
-}
 FORETOKEN_DEVICE std::uint64_t key_of(std::uint32_t order, int id) {
   return static_cast<std::uint64_t>(order) << 32 | static_cast<std::uint32_t>(~id);
 }
@@ -103,7 +99,7 @@ FORETOKEN_DEVICE std::uint64_t find_peak(const draw_row& row) {
   int id = 0;
   FORETOKEN_UNROLL_BY(8)
   for (int i = thread_index(); i < row.vocabulary; i += draw_threads) {
-    const std::uint32_t here = draw_order(row.logits[i]);
+    const std::uint32_t here = logit_order(row.logits[i]);
     if (here <= order) continue;
     order = here;
     id = i;

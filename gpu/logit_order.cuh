@@ -8,8 +8,9 @@ namespace foretoken::gpu {
 
 constexpr std::uint32_t order_broken = 0xFFFFFFFFu;  // of what is no number, above all others
 
+// -0 is 0: ties go to the lower id whatever their sign.
 FORETOKEN_DEVICE std::uint32_t ordered_bits(float v) {
-  const std::uint32_t bits = float_bits(v);
+  const std::uint32_t bits = float_bits(v + 0.0f);
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 FORETOKEN_DEVICE float from_ordered(std::uint32_t order) {

@@ -94,7 +94,9 @@ workspace_layout lay_out(const model::hyperparameters& padded, const step_sizes&
 pinned_pieces pinned_layout(const step_sizes& sizes) {
   pinned_pieces out;
   out.digests = whole(sizes.input_values() * sizeof(std::int32_t));
-  out.logits = out.digests + whole(size_of(sizes.rows) * sizeof(logits_digest));
+  out.requests = out.digests + whole(size_of(sizes.rows) * sizeof(logits_digest));
+  out.drawn = out.requests + whole(size_of(sizes.head_rows) * sizeof(draw_request));
+  out.logits = out.drawn + whole(size_of(sizes.head_rows) * sizeof(drawn_token));
   out.saturated = out.logits + whole(size_of(sizes.host_rows) * size_of(sizes.logits) * 4);
   out.done = out.saturated + whole(sizeof(std::uint32_t));
   out.bytes = out.done + whole(sizeof(std::uint32_t));

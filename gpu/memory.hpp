@@ -52,6 +52,8 @@ workspace_layout lay_out(const model::hyperparameters& padded, const step_sizes&
 // What a step keeps in pinned host memory: inputs first, then the pieces at these offsets.
 struct pinned_pieces {
   std::size_t digests = 0;    // [rows]
+  std::size_t requests = 0;   // [head_rows] of draws
+  std::size_t drawn = 0;      // [head_rows]
   std::size_t logits = 0;     // [host_rows][logits] for the host's sampler
   std::size_t saturated = 0;  // the counter as last read
   std::size_t done = 0;       // the last step's number

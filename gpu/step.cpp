@@ -91,6 +91,8 @@ status step::take() {
   const pinned_pieces at = pinned_layout(sizes_);
   host_inputs_ = pinned_memory_.data();
   digests_ = reinterpret_cast<logits_digest*>(pinned_memory_.data() + at.digests);
+  requests_ = reinterpret_cast<draw_request*>(pinned_memory_.data() + at.requests);
+  drawn_ = reinterpret_cast<drawn_token*>(pinned_memory_.data() + at.drawn);
   host_logits_ = reinterpret_cast<float*>(pinned_memory_.data() + at.logits);
   saturated_seen_ = reinterpret_cast<std::uint32_t*>(pinned_memory_.data() + at.saturated);
   *saturated_seen_ = 0;

@@ -63,7 +63,7 @@ class step final : public model::ops {
     token target = -1;    // to be scored, or -1
     int score_index = 0;  // its place among the slice's scores
     bool sample = false;
-    bool on_host = false;  // needs its row of logits
+    bool on_host = false;  // needs its row of logits there
   };
   // One step's inputs, in pinned or in device memory: packed for the bucket; the device fetches
   // them at the start of the recorded step. Page copies come before it.
@@ -113,13 +113,21 @@ class step final : public model::ops {
   void queue_head();
   void queue_logits(int first, int count);
   void queue_digest(int first, int count);
+  draw_parameters request_of(const head_task& task, draw_request& to);
+  void fill_requests(std::span<const head_task> tasks, int count);
+  void queue_draw(int count);
+  void queue_choice(int first, int count);
   void queue_announce();
   status finish_queue();
-  bool looks() const noexcept;  // this step reads the counter of clamped values
+  bool wants_logits() const noexcept;  // not the best of each row alone
+  bool looks() const noexcept;         // this step reads the counter of clamped values
   status wait_for_end();
   status run_block(int first, int count, model::step_result& out);
+  void take_back(std::span<head_task> tasks) const;
+  status finish_tasks(int first, int count, model::step_result& out);
   status read_logits(std::span<const head_task> tasks, model::step_result& out);
-  void finish_from_digest(const head_task& task,
+  void finish_from_choice(const head_task& task,
+                          const drawn_token& token,
                           const logits_digest& from,
                           model::step_result& out) const;
   void finish_from_logits(const head_task& task,
@@ -141,6 +149,8 @@ class step final : public model::ops {
   std::byte* device_inputs_ = nullptr;
   std::byte* host_inputs_ = nullptr;
   logits_digest* digests_ = nullptr;         // pinned, [rows]
+  draw_request* requests_ = nullptr;         // pinned, [head_rows], of a block
+  drawn_token* drawn_ = nullptr;             // pinned, [head_rows], of a block
   float* host_logits_ = nullptr;             // pinned, [host_rows][logits]
   std::uint32_t* saturated_seen_ = nullptr;  // pinned
   std::uint32_t* done_ = nullptr;            // pinned: number of the last step that ended
@@ -150,11 +160,12 @@ class step final : public model::ops {
   bool left_ = false;  // the device works, and finish() has to be called
   std::chrono::steady_clock::time_point begun_{};
   std::vector<head_task> tasks_;
-  step_bucket bucket_;
-  const step_bucket* usual_ = nullptr;  // being recorded for those to come
+  logits_digest* digests_ = nullptr;         // pinned, [rows]
+  draw_request* requests_ = nullptr;         // pinned, [head_rows], of a block
+  drawn_token* drawn_ = nullptr;             // pinned, [head_rows], of a block
   int row_count_ = 0;
-  // The host wants more rows of logits than fit at once: the head is no part of the recorded step
-  // and runs block by block.
+  // The host may want more rows of logits than fit at once: the head is no part of the recorded
+  // step and runs block by block.
   bool split_ = false;
   std::uint64_t steps_ = 0, fail_at_step_ = 0;
   mode mode_ = mode::direct;

@@ -18,6 +18,10 @@ std::size_t size_of(int n) {
   return static_cast<std::size_t>(n);
 }
 
+bool draws(const model::sampling_parameters& p) {
+  return p.temperature > 0 || model::adjusts(p);
+}
+
 }  // namespace
 
 status step::check(const model::micro_batch& batch) const {
@@ -27,11 +31,10 @@ status step::check(const model::micro_batch& batch) const {
   return {};
 }
 
-// Greedy choices come from the digest; everything else from the host's sampler on the logits.
+// What the device has no kernel for.
 bool step::on_host(const model::slice& owner) const noexcept {
-  if (probe_ != nullptr) return true;
-  const model::sampling_parameters& p = *owner.sampling;
-  return p.temperature > 0 || model::adjusts(p) || p.logprobs > digest_top;
+  return probe_ != nullptr || owner.sampling->logprobs > digest_top ||
+         shape().vocabulary > draw_vocabulary;
 }
 
 void step::collect_tasks(const model::micro_batch& batch) {
@@ -63,22 +66,28 @@ step_bucket step::bucket_for(const model::micro_batch& batch) const {
     end = std::max(end, one.position + static_cast<int>(one.tokens.size()));
   }
   int top = 0;  // as long as nobody needs a row of logits or their sum
+  bool drawn = false;
   for (const head_task& task : tasks_) {
     const auto& owner = batch.slices[size_of(task.slice)];
     // A slice that is only scored has no sampling; its logits go to the host.
     const int wanted = task.on_host ? 1 : owner.sampling->logprobs;
     if (wanted >= 0) top = std::max({top, wanted, 1});
+    drawn |= !task.on_host && draws(*owner.sampling);
   }
   const int tasks = split_ ? 0 : static_cast<int>(tasks_.size());
-  if (on_lanes_) return {row_count_, class_of(end, shape().context), tasks, top_class(top)};
-  return {bucket_of(std::max(row_count_, 1), sizes_.rows), class_of(end, shape().context),
-          head_bucket_of(tasks, sizes_.head_rows, sizes_.rows), top_class(top)};
+  const int positions = class_of(end, shape().context);
+  if (on_lanes_) return {row_count_, positions, tasks, top_class(top), drawn};
+  return {bucket_of(std::max(row_count_, 1), sizes_.rows), positions,
+          head_bucket_of(tasks, sizes_.head_rows, sizes_.rows), top_class(top), drawn};
 }
 
 // `usual_` instead of the batch, of nobody, that comes with it.
 void step::choose_bucket(const model::micro_batch& batch) {
+  const auto for_host = [&](const head_task& task) {  // the device may leave it a row that it draws
+    return task.on_host || draws(*batch.slices[size_of(task.slice)].sampling);
+  };
   split_ = static_cast<int>(tasks_.size()) > sizes_.head_rows &&
-           std::ranges::any_of(tasks_, &head_task::on_host);
+           std::ranges::any_of(tasks_, for_host);
   on_lanes_ = fits_lanes(batch);
   bucket_ = usual_ != nullptr ? *usual_ : bucket_for(batch);
   mode_ = mode::direct;

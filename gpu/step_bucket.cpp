@@ -40,21 +40,25 @@ int top_class(int entries) {
 
 std::vector<step_bucket> usual_buckets(int rows_max, int head_rows, int context, bool decodes) {
   std::vector<step_bucket> out;
-  const auto add = [&](int rows, int tasks, int positions, int top) {
+  struct choice {
+    int top;
+    bool draws;
+  };
+  const auto add = [&](int rows, int tasks, int positions, choice how) {
     const step_bucket one{bucket_of(rows, rows_max), class_of(positions, context),
-                          head_bucket_of(tasks, head_rows, rows_max), top};
+                          head_bucket_of(tasks, head_rows, rows_max), how.top, how.draws};
     const bool known = std::ranges::find(out, one) != out.end();
     if (!known && out.size() < usual_max) out.push_back(one);
   };
-  constexpr int tops[] = {12, 0, 1};
-  for (const int top : tops) {
+  constexpr choice choices[] = {{12, false}, {0, false}, {0, true}};
+  for (const choice how : choices) {
     for (int n = 1; n * prompt_tokens <= rows_max; ++n) {
-      add(n * prompt_tokens, n, prompt_tokens, top);
+      add(n * prompt_tokens, n, prompt_tokens, how);
     }
   }
-  for (const int top : tops) {
+  for (const choice how : choices) {
     for (const int n : bucket_rows) {
-      if (decodes && n <= rows_max) add(n, n, attention_span, top);
+      if (decodes && n <= rows_max) add(n, n, attention_span, how);
     }
   }
   return out;

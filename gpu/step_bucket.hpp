@@ -10,6 +10,7 @@ namespace foretoken::gpu {
 // What a recorded step depends on besides the content of its arrays.
 struct step_bucket {
   int rows = 0, positions = 0, head_rows = 0, top = 0;
+  bool draws = false;  // a row is sampled or adjusted: tokens are drawn, not the digest's best
   auto operator<=>(const step_bucket&) const = default;
 };
 
@@ -24,8 +25,8 @@ int class_of(int positions, int context);
 int top_class(int entries);
 
 // The buckets to be expected of steps of up to rows_max rows, the likeliest first: prompts of 32
-// tokens, one to as many as there are rows, with ten alternatives, the best alone, or logits for
-// the host; where `decodes`, one token each of as many sequences of up to 256 positions. At most
+// tokens, one to as many as there are rows, with ten alternatives, the best alone, or a drawn
+// token; where `decodes`, one token each of as many sequences of up to 256 positions. At most
 // 32: each takes device memory.
 std::vector<step_bucket> usual_buckets(int rows_max, int head_rows, int context, bool decodes);
 

@@ -33,7 +33,7 @@ lane_deal step::deal() const noexcept {
 // With few rows the general path's head, the same bits, is the faster, and with any number where
 // the best ids are all that is wanted.
 bool step::own_head() const noexcept {
-  return bucket_.top > 0 && weights_->clusters->view.head != nullptr &&
+  return wants_logits() && weights_->clusters->view.head != nullptr &&
          row_count_ > cluster::general_head_rows && row_count_ <= sizes_.head_rows &&
          row_count_ == bucket_.head_rows;
 }

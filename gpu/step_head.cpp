@@ -16,6 +16,11 @@ std::size_t size_of(int n) {
 
 constexpr std::uint64_t saturation_period = 64;  // steps between looks at the counter
 
+drawn_token best_of(const logits_digest& digest) {
+  return digest.count > 0 ? drawn_token{digest.id[0], digest.logit[0]}
+                          : drawn_token{drawn_broken, 0};
+}
+
 }  // namespace
 
 // A device that failed to launch or to run may have written anything anywhere.
@@ -35,10 +40,10 @@ void step::queue_logits(int first, int count) {
   given.norm = weights_->final_norm;
   given.matrix = weights_->head;
   given.softcap = shape().final_softcap;
-  if (bucket_.top == 0) {
-    given.best = best_logits_in(scratch_, shape().vocabulary);
-  } else {
+  if (wants_logits()) {
     given.logits = logits_;
+  } else {
+    given.best = best_logits_in(scratch_, shape().vocabulary);
   }
   queue([this, given] { return launch_head(on_, given); });
 }
@@ -52,18 +57,19 @@ void step::queue_digest(int first, int count) {
   digest.top = std::min(bucket_.top, shape().vocabulary);
   digest.scratch = scratch_;
   digest.digests = digests_ + first;
-  if (first + count == bucket_.head_rows) digest.end = {device_.number, done_};
+  const bool last = first + count == bucket_.head_rows;
+  if (last && !bucket_.draws) digest.end = {device_.number, done_};
   queue([this, digest] { return launch_digest(on_, digest); });
 }
 
 // As many rows at once as there is memory for; the device goes from one block to the next by
 // itself.
 void step::queue_head() {
-  const int block = bucket_.top == 0 ? sizes_.best_rows : sizes_.head_rows;
+  const int block = wants_logits() ? sizes_.head_rows : sizes_.best_rows;
   for (int first = 0; first < bucket_.head_rows; first += block) {
     const int count = std::min(block, bucket_.head_rows - first);
     if (!on_lanes_ || !own_head()) queue_logits(first, count);
-    queue_digest(first, count);
+    queue_choice(first, count);
   }
 }
 
@@ -123,7 +129,7 @@ status step::head(model::step_result& out) {
     const int count = std::min(block, tasks - first);
     if (split_) {
       queue_logits(first, count);
-      queue_digest(first, count);
+      queue_choice(first, count);
     }
     if (!queued_) return failed(queued_.error());
     if (const status done = run_block(first, count, out); !done) return failed(done.error());
@@ -142,9 +148,13 @@ bool step::done() {
 status step::finish(model::step_result& out) {
   if (!std::exchange(left_, false)) return {};
   if (const status done = wait_for_end(); !done) return failed(done.error());
-  for (std::size_t i = 0; i < tasks_.size(); ++i) finish_from_digest(tasks_[i], digests_[i], out);
+  if (const status done = finish_tasks(tasks_, out); !done) return failed(done.error());
   batch_ = nullptr;
   return {};
+}
+
+bool step::wants_logits() const noexcept {
+  return bucket_.top > 0 || bucket_.draws;
 }
 
 bool step::looks() const noexcept {
@@ -159,22 +169,27 @@ status step::wait_for_end() {
 
 // The head of `count` tasks from `first` on is queued; waits for it and finishes the tasks.
 status step::run_block(int first, int count, model::step_result& out) {
-  const auto tasks = std::span<const head_task>(tasks_).subspan(size_of(first), size_of(count));
-  const logits_digest* const digests = digests_ + first;
   const bool look = looks();
   if (look) {
     FORETOKEN_TRY(stream_.download(saturated_seen_, work_.kv_saturated, sizeof *saturated_seen_));
   }
-  const bool any_on_host = std::ranges::any_of(tasks, &head_task::on_host);
-  if (look) FORETOKEN_TRY(stream_.wait());
-  if (!look && !any_on_host) FORETOKEN_TRY(wait_for_end());
+  FORETOKEN_TRY(look ? stream_.wait() : wait_for_end());
   if (look) {
     chosen_.kv_saturated->add(*saturated_seen_ - saturated_counted_);
     saturated_counted_ = *saturated_seen_;
   }
-  if (any_on_host) FORETOKEN_TRY(read_logits(tasks, out));
+  return finish_tasks(first, count, out);
+}
+
+// What the device had to do for `count` tasks from `first` on is done.
+status step::finish_tasks(int first, int count, model::step_result& out) {
+  const auto tasks = std::span(tasks_).subspan(size_of(first), size_of(count));
+  take_back(tasks);
+  if (std::ranges::any_of(tasks, &head_task::on_host)) FORETOKEN_TRY(read_logits(tasks, out));
   for (std::size_t i = 0; i < tasks.size(); ++i) {
-    if (!tasks[i].on_host) finish_from_digest(tasks[i], digests[i], out);
+    if (tasks[i].on_host) continue;
+    const logits_digest& digest = digests_[size_of(first) + i];
+    finish_from_choice(tasks[i], bucket_.draws ? drawn_[i] : best_of(digest), digest, out);
   }
   return {};
 }
@@ -204,19 +219,18 @@ status step::read_logits(std::span<const head_task> tasks, model::step_result& o
   return {};
 }
 
-void step::finish_from_digest(const head_task& task,
+void step::finish_from_choice(const head_task& task,
+                              const drawn_token& token,
                               const logits_digest& from,
                               model::step_result& out) const {
   const model::slice& owner = batch_->slices[size_of(task.slice)];
   model::sampled& to = out.slices[size_of(task.slice)].next;
-  if (from.count == 0) {
-    to.non_finite = true;
-    return;
-  }
-  to.id = from.id[0];
+  to.non_finite = token.id == drawn_broken;
+  if (to.non_finite) return;
+  to.id = token.id;
   const int wanted = owner.sampling->logprobs;
   if (wanted < 0) return;
-  to.logprob = from.logit[0] - from.log_sum_exp;
+  to.logprob = token.logit - from.log_sum_exp;
   for (int i = 0; i < std::min(wanted, from.count); ++i) {
     to.top.push_back({from.id[i], from.logit[i] - from.log_sum_exp});
   }
@@ -232,10 +246,8 @@ void step::finish_from_logits(const head_task& task,
     to.scores[size_of(task.score_index)] = model::score(logits, task.target, std::max(0, logprobs));
   }
   if (task.sample) {
-    std::span<const token> prompt;
-    if (owner.prompt) prompt = *owner.prompt;
-    to.next =
-        model::sample(logits, *owner.sampling, prompt, owner.generated, owner.generated_count);
+    to.next = model::sample(logits, *owner.sampling, model::prompt_of(owner), owner.generated,
+                            owner.generated_count);
   }
 }
 

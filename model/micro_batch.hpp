@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "base/ids.hpp"
@@ -33,6 +34,10 @@ struct slice {
   std::vector<token> generated;                      // for penalties; empty when none is set
   std::uint64_t generated_count = 0;                 // the randomness position
 };
+
+inline std::span<const token> prompt_of(const slice& one) {
+  return one.prompt ? std::span<const token>(*one.prompt) : std::span<const token>();
+}
 
 // Copies one page's first `positions` positions in every layer, before the step (copy on write).
 struct page_copy {
