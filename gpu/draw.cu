@@ -29,8 +29,7 @@ constexpr int half_mantissa = 12;  // bits of each half of the 24
 // Sums of blocks have room; halves of as many mantissas fit 32 bits.
 static_assert(draw_vocabulary / weights_block <= draw_candidates);
 
-// ---- top_k and top_p off
-// ----------------------------------------------------------------------------
+// ---- top_k and top_p off -----------------------------------------------------------------------
 
 // One warp: the token of `block` where the sum, `before` ahead of it, passes the target.
 FORETOKEN_DEVICE std::int32_t draw_in_block(const draw_row& row,
@@ -38,9 +37,7 @@ FORETOKEN_DEVICE std::int32_t draw_in_block(const draw_row& row,
                                             double before,
                                             double target) {
   draw_space& space = row.space;
-  const int first = block * weights_block;
-  const int left = row.vocabulary - first;
-  const int count = left < weights_block ? left : weights_block;
+  const auto [first, count] = row.tokens(block);
   for (int i = thread_index() % 32; i < count; i += 32) {
     const float weight = row.weight(row.logits[first + i]);
     space.sums[i] = weight < space.how.min_p ? 0.0 : static_cast<double>(weight);
@@ -72,10 +69,7 @@ FORETOKEN_DEVICE std::int32_t draw_from_all(const draw_row& row) {
   return draw_in_block(row, block, before, target);
 }
 
-// ---- candidates in order
-// ----------------------------------------------------------------------------
-
-// Histograms: token by token, then the sums from the first bucket on.
+// ---- candidates in order -----------------------------------------------------------------------
 
 FORETOKEN_DEVICE void clear_buckets(draw_space& space) {
   for (int b = thread_index(); b < draw_buckets; b += draw_threads) {
@@ -147,8 +141,7 @@ FORETOKEN_DEVICE std::int32_t draw_from_candidates(const draw_row& row, int coun
   return id_of(space.keys[at < kept ? at : 0]);
 }
 
-// ---- top_k
-// ----------------------------------------------------------------------------------------
+// ---- top_k -------------------------------------------------------------------------------------
 
 // Of the distance to the largest: 128 to a doubling of 1 + distance, the last for all beyond.
 FORETOKEN_DEVICE std::uint32_t distance_bucket(float top, float logit) {
@@ -175,8 +168,7 @@ FORETOKEN_DEVICE std::int32_t draw_from_largest(const draw_row& row) {
   return draw_from_candidates(row, wanted, -1);
 }
 
-// ---- top_p without top_k
-// -------------------------------------------------------------------------
+// ---- top_p without top_k -----------------------------------------------------------------------
 
 // The host's buckets (model/sampling.cpp), the largest weights first.
 constexpr int bucket_shift = 19;
@@ -229,8 +221,7 @@ FORETOKEN_DEVICE std::int32_t draw_from_nucleus(const draw_row& row) {
   return draw_from_candidates(row, found, total);
 }
 
-// ---- the row
-// --------------------------------------------------------------------------------------
+// ---- the row -----------------------------------------------------------------------------------
 
 // The first thread's is the row's.
 FORETOKEN_DEVICE std::int32_t draw(draw_row row) {

@@ -39,6 +39,10 @@ struct draw_space {
   std::uint32_t found;  // candidates
 };
 
+struct token_range {
+  int first, count;
+};
+
 struct draw_row {
   float* logits;  // [vocabulary]
   int vocabulary;
@@ -50,6 +54,10 @@ struct draw_row {
     return model::weight_of((logit - top) / space.how.temperature);
   }
   FORETOKEN_DEVICE int blocks() const { return (vocabulary + weights_block - 1) / weights_block; }
+  FORETOKEN_DEVICE token_range tokens(int block) const {
+    const int first = block * weights_block;
+    return {first, vocabulary - first < weights_block ? vocabulary - first : weights_block};
+  }
 };
 
 FORETOKEN_DEVICE std::uint64_t key_of(std::uint32_t order, int id) {
@@ -118,9 +126,7 @@ template <class See>
 FORETOKEN_DEVICE double weigh_block(const draw_row& row, int block, See see) {
   constexpr int turns = weights_block / 32;
   const int lane = thread_index() % 32;
-  const int first = block * weights_block;
-  const int left = row.vocabulary - first;
-  const int count = left < weights_block ? left : weights_block;
+  const auto [first, count] = row.tokens(block);
   const int whole = count / 8 * 8;
   float beyond = 0;
   double sum = 0;
