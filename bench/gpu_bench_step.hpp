@@ -68,6 +68,8 @@ class bench_step {
   ~bench_step() {
     if (ready_ != nullptr) cudaGraphExecDestroy(ready_);
     cudaFreeHost(digests_);
+    cudaFreeHost(requests_);
+    cudaFreeHost(drawn_);
   }
 
   double kv_bytes() const {
@@ -139,12 +141,39 @@ class bench_step {
     head.matrix = model_.head;
     head.logits = logits_;
     must(gpu::launch_head(on, head), "head");
+    if (requests_ != nullptr) {
+      const gpu::draw_arguments draw{head.rows,        logits_,   shape.vocabulary,
+                                     shape.vocabulary, requests_, drawn_};
+      return must(gpu::launch_draw(on, draw), "draw");
+    }
     gpu::digest_arguments digest{head.rows, logits_,  shape.vocabulary, shape.vocabulary,
                                  top_,      scratch_, digests_,         nullptr};
     must(gpu::launch_digest(on, digest), "digest");
   }
 
   void wants(int top) { top_ = top; }  // entries of a digest
+  // Tokens are drawn instead, each row with a random number of its own.
+  void draws(gpu::draw_parameters how) {
+    if (requests_ == nullptr) {
+      const auto take = [&]<class T>(T*& to) {
+        must(cudaHostAlloc(reinterpret_cast<void**>(&to), which_.size() * sizeof(T),
+                           cudaHostAllocMapped),
+             "pinned");
+      };
+      take(requests_);
+      take(drawn_);
+    }
+    for (std::size_t r = 0; r < which_.size(); ++r) {
+      how.uniform = (static_cast<double>(r) + 0.5) / static_cast<double>(which_.size());
+      requests_[r].how = how;
+    }
+  }
+  // Of the last step's rows.
+  int left_to_host() const {
+    return static_cast<int>(std::count_if(drawn_, drawn_ + which_.size(), [](const auto& each) {
+      return each.id == gpu::drawn_by_host;
+    }));
+  }
   void kernels(gpu::product_tile tile) { on_.tile = tile; }
   struct host_times {
     double call = 0, whole = 0;  // us: of the launch, and until the step is seen to have ended
@@ -236,6 +265,8 @@ class bench_step {
   float* logits_ = nullptr;
   void* scratch_ = nullptr;
   gpu::logits_digest* digests_ = nullptr;
+  gpu::draw_request* requests_ = nullptr;
+  gpu::drawn_token* drawn_ = nullptr;
 };
 
 }  // namespace foretoken

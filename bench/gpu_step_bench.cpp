@@ -2,7 +2,8 @@
 // One step on a CUDA device, from the embedding to the sampled token in host memory: random weights
 // in a model's shape, every sequence at one context length, one graph a batch size.
 //
-//   gpu_step_bench [--form f16|w8|w4] [--smoke] [--decode|--prefill|--tiles|--chosen|--beside]
+//   gpu_step_bench [--form f16|w8|w4] [--smoke]
+//   [--decode|--prefill|--tiles|--chosen|--beside|--sample]
 //                  [--rows N,..] [--context N] [--prompt N] [--narrow] [shape ...]
 //   shapes: smollm2 llama1b
 //
@@ -10,8 +11,9 @@
 // bytes (weights once, keys and values once), and for a host that waits for each step: from the
 // launch to its end, and the call of launch. Prefill: prompts of 32 (--prompt) tokens, one
 // prediction each. Tiles: the products of prefill by each kernel that can do them; chosen: by the
-// usual ones. Beside: steps of prefill on several streams at once. Narrow: without the kernels of
-// the wide matrix instruction.
+// usual ones. Beside: steps of prefill on several streams at once. Sample: decode steps that draw
+// their tokens, beside those that take the best. Narrow: without the kernels of the wide matrix
+// instruction.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -36,6 +38,7 @@ struct chosen_tables {
   bool decode = true, prefill = true, tiles = false, smoke = false;
   bool only_chosen = false;  // of the tiles' kernels
   bool beside = false;
+  bool sample = false;
   bool narrow = false;    // without the wide matrix instruction
   std::vector<int> rows;  // empty = the table's own
   int context = 0;        // of decode; 0 = all
@@ -191,6 +194,36 @@ void run_beside(const bench_model& made, gpu::launch_context on, const chosen_ta
   }
 }
 
+struct sample_kind {
+  const char* name;
+  gpu::draw_parameters how;
+};
+// Logits of random weights are flat: a low temperature makes them as uneven as a model's.
+const sample_kind sample_kinds[] = {
+    {"all", {0, 0.1f, 1, 0, 0, 0, 1}},
+    {"min_p 0.05", {0, 0.1f, 1, 0.05f, 0, 0, 1}},
+    {"top_k 50", {0, 0.1f, 1, 0, 50, 0, 1}},
+    {"top_p 0.9", {0, 0.1f, 0.9f, 0, 0, 0, 1}},
+};
+
+void run_sample(const bench_model& made, gpu::launch_context on, const chosen_tables& chosen) {
+  const int replays = chosen.smoke ? 3 : 15;
+  std::printf("us a step at context 512: the best tokens; drawn ones (rows left to the host)\n");
+  for (const int rows : {1, 8, 32, 64, 128, 256}) {
+    if (chosen.smoke && rows > 8) continue;
+    if (!chosen.wants(rows)) continue;
+    bench_step one(made, rows, 1, 512, on);
+    std::printf("%4d %9.1f", rows, one.time(bench_step::all_parts, replays));
+    for (const sample_kind& each : sample_kinds) {
+      one.draws(each.how);
+      const double us = one.time(bench_step::all_parts, replays);
+      std::printf("  %s %.1f (%d)", each.name, us, one.left_to_host());
+    }
+    std::printf("\n");
+    std::fflush(stdout);
+  }
+}
+
 std::vector<int> numbers_of(const std::string& text) {
   std::vector<int> out;
   std::stringstream words(text);
@@ -212,6 +245,7 @@ void run_shape(const bench_shape& shape,
   if (chosen.prefill) run_prefill(made, on, chosen);
   if (chosen.tiles) run_tiles(made, on, chosen);
   if (chosen.beside || chosen.smoke) run_beside(made, on, chosen);
+  if (chosen.sample || chosen.smoke) run_sample(made, on, chosen);
 }
 
 }  // namespace
@@ -244,6 +278,9 @@ int main(int count, char** arguments) {
     } else if (word == "--beside") {
       chosen.decode = chosen.prefill = false;
       chosen.beside = true;
+    } else if (word == "--sample") {
+      chosen.decode = chosen.prefill = false;
+      chosen.sample = true;
     } else if (word == "--narrow") {
       chosen.narrow = true;
     } else if (word == "--rows" && i + 1 < count) {
