@@ -3,6 +3,7 @@
 // from the same logits, whatever stands beside them.
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "tests/gpu/device.hpp"
 
@@ -55,8 +56,8 @@ struct sequence {
 
 class sampled_model {
  public:
-  explicit sampled_model(const gpu::options& chosen = test::gpu_options())
-      : file_(test::small_shape()), here(file_, chosen) {
+  explicit sampled_model(const gpu::options& chosen = test::gpu_options(), int vocabulary = 130)
+      : file_(shape_of(vocabulary)), here(file_, chosen) {
     for (int i = 0; i < slices_max; ++i) {
       sequences.push_back({file_.tokens(17 + 2 * i), 3 * i, file_.tokens(i % 5), asked(i)});
       logits.push_back(here.read(sequences.back().text, sequences.back().pages(), 64).back());
@@ -69,6 +70,11 @@ class sampled_model {
   }
 
  private:
+  static model::hyperparameters shape_of(int vocabulary) {
+    model::hyperparameters out = test::small_shape();
+    out.vocabulary = vocabulary;
+    return out;
+  }
   made_model file_;
   // Another executor has pages of its own.
   void fill(const sequence& of) {
@@ -146,6 +152,30 @@ TEST_CASE("gpu draw: rows that the device leaves to the host, among others") {
     CAPTURE(i);
     check_near(all.slices[i].next, made.sequences[i].expected(made.logits[i]));
     check_same(all.slices[i].next, made.alone(i));
+  }
+}
+
+TEST_CASE(
+    "gpu draw: rows too flat, or with too many adjustments, come back when the step has ended") {
+  constexpr int vocabulary = 5000;
+  sampled_model made(test::gpu_options(), vocabulary);
+  made.sequences[1].how.temperature = 1e6f;
+  made.sequences[1].how.top_k = 0;
+  made.sequences[1].how.top_p = 0.95f;
+  made.sequences[3].how.top_k = 4500;
+  made.sequences[5].generated.resize(gpu::draw_adjustments + 50);
+  std::iota(made.sequences[5].generated.begin(), made.sequences[5].generated.end(), 7);
+  model::micro_batch batch;
+  for (const sequence& each : made.sequences) batch.slices.push_back(each.last());
+  for (int turn = 0; turn < 2; ++turn) {
+    model::step_result all;
+    REQUIRE(model::queue(made.here.ops(), batch, all));
+    CHECK(all.slices[1].next.id == -1);
+    REQUIRE(made.here.ops().finish(all));
+    for (std::size_t i = 0; i < made.sequences.size(); ++i) {
+      CAPTURE(i);
+      check_near(all.slices[i].next, made.sequences[i].expected(made.logits[i]));
+    }
   }
 }
 
