@@ -160,9 +160,9 @@ class step final : public model::ops {
   bool left_ = false;  // the device works, and finish() has to be called
   std::chrono::steady_clock::time_point begun_{};
   std::vector<head_task> tasks_;
-  logits_digest* digests_ = nullptr;         // pinned, [rows]
-  draw_request* requests_ = nullptr;         // pinned, [head_rows], of a block
-  drawn_token* drawn_ = nullptr;             // pinned, [head_rows], of a block
+  std::vector<model::adjustment> adjustments_;  // of one row
+  step_bucket bucket_;
+  const step_bucket* usual_ = nullptr;  // being recorded for those to come
   int row_count_ = 0;
   // The host may want more rows of logits than fit at once: the head is no part of the recorded
   // step and runs block by block.

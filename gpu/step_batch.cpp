@@ -86,8 +86,8 @@ void step::choose_bucket(const model::micro_batch& batch) {
   const auto for_host = [&](const head_task& task) {  // the device may leave it a row that it draws
     return task.on_host || draws(*batch.slices[size_of(task.slice)].sampling);
   };
-  split_ = static_cast<int>(tasks_.size()) > sizes_.head_rows &&
-           std::ranges::any_of(tasks_, for_host);
+  split_ =
+      static_cast<int>(tasks_.size()) > sizes_.head_rows && std::ranges::any_of(tasks_, for_host);
   on_lanes_ = fits_lanes(batch);
   bucket_ = usual_ != nullptr ? *usual_ : bucket_for(batch);
   mode_ = mode::direct;

@@ -148,7 +148,8 @@ bool step::done() {
 status step::finish(model::step_result& out) {
   if (!std::exchange(left_, false)) return {};
   if (const status done = wait_for_end(); !done) return failed(done.error());
-  if (const status done = finish_tasks(tasks_, out); !done) return failed(done.error());
+  if (const status done = finish_tasks(0, static_cast<int>(tasks_.size()), out); !done)
+    return failed(done.error());
   batch_ = nullptr;
   return {};
 }
