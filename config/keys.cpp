@@ -96,9 +96,10 @@ void add_device_keys(std::vector<key>& out) {
                          "token each of several sequences) before the first request; 0 = each "
                          "when it first comes, which then takes some milliseconds longer.",
                          FORETOKEN_MEMBER(engine.gpu.record_at_start)));
-  out.push_back(integer("gpu.fail_at_step", 0, 1e15,
-                        "A test's fault: the GPU is lost at this step of each executor; 0 = never.",
-                        FORETOKEN_MEMBER(engine.gpu.fail_at_step)));
+  out.push_back(
+      integer("gpu.fail_at_step", 0, 1e15,
+              "A test's fault: the GPU is lost at this step of one of the flights; 0 = never.",
+              FORETOKEN_MEMBER(engine.gpu.fail_at_step)));
   out.push_back(bytes("cache.kv_bytes", 1 << 16, bytes_max,
                       "Keys and values of all sequences and of the prefix cache. Address space at "
                       "start, memory as it is touched.",

@@ -174,6 +174,7 @@ class step final : public model::ops {
   status queued_;          // the first launch that failed
   std::vector<std::function<status()>> pending_;
   std::map<step_bucket, runtime::recording> recordings_;
+  std::size_t recordings_max_ = 128;  // no more than there are once the memory is full
   logits_probe probe_ = nullptr;
   void* probe_context_ = nullptr;
 };

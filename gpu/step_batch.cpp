@@ -92,11 +92,10 @@ void step::choose_bucket(const model::micro_batch& batch) {
   bucket_ = usual_ != nullptr ? *usual_ : bucket_for(batch);
   mode_ = mode::direct;
   if (on_lanes_) return;
-  constexpr std::size_t recordings_max = 128;
   if (!chosen_.graphs) return;
   if (recordings_.contains(bucket_)) {
     mode_ = mode::replaying;
-  } else if (recordings_.size() < recordings_max) {
+  } else if (recordings_.size() < recordings_max_) {
     mode_ = mode::recording;
   }
 }

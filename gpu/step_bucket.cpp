@@ -45,6 +45,7 @@ std::vector<step_bucket> usual_buckets(int rows_max, int head_rows, int context,
     bool draws;
   };
   const auto add = [&](int rows, int tasks, int positions, choice how) {
+    if (how.draws && tasks > head_rows) return;  // their head is no part of the recorded step
     const step_bucket one{bucket_of(rows, rows_max), class_of(positions, context),
                           head_bucket_of(tasks, head_rows, rows_max), how.top, how.draws};
     const bool known = std::ranges::find(out, one) != out.end();

@@ -96,8 +96,12 @@ status step::finish_queue() {
     return {};
   });
   on_.dependent = false;
-  if (!made) return made.error();
-  recordings_.emplace(bucket_, *std::move(made));
+  if (!made && made.error().code != errc::exhausted) return made.error();
+  if (made) {
+    recordings_.emplace(bucket_, *std::move(made));
+  } else {  // the step itself is under way
+    recordings_max_ = recordings_.size();
+  }
   return {};
 }
 
@@ -121,7 +125,7 @@ status step::head(model::step_result& out) {
   }
   if (const status done = finish_queue(); !done) return failed(done.error());
   out.handed_over = std::chrono::steady_clock::now() - begun_;
-  left_ = !looks() && std::ranges::none_of(tasks_, &head_task::on_host);
+  left_ = !split_ && !looks() && std::ranges::none_of(tasks_, &head_task::on_host);
   if (left_) return {};
   const int tasks = static_cast<int>(tasks_.size());
   const int block = split_ ? sizes_.head_rows : tasks;
