@@ -68,6 +68,7 @@ void request_book::add(accepted_request added, time_point now) {
                                           std::move(sampling), kept.what.max_tokens, scored},
                                          kept.sequences.front());
     if (!added_status) {
+      if (added_status.error().code == errc::exhausted) metrics_.rejected_overload.add();
       fail(id, added_status.error(), now);
       finish_if_done(id, now);
       return;

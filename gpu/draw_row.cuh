@@ -28,14 +28,13 @@ struct draw_space {
     struct {
       std::uint32_t low[draw_buckets], high[draw_buckets];
     } bucket;
-    float weights[draw_candidates];  // of candidates, or of a block of tokens
+    float weights[draw_candidates];  // of candidates
   };
   kept_logit kept[draw_adjustments];
   std::uint64_t per_warp[draw_warps];
   draw_parameters how;
   double total;
   int cut;
-  std::int32_t id;
   std::uint32_t found;  // candidates
 };
 

@@ -58,10 +58,10 @@ step_sizes::step_sizes(const model::hyperparameters& shape, const options& chose
   constexpr int whole_spans = attention_spans(1024);
   const int spans = attention_spans(shape.context);
   tile_spans = std::max(rows * std::min(spans, whole_spans), spans);
-  // Logits of an eighth of the rows: prompts of 8 tokens. But of 32 at least, as the head's weights
-  // are read once per so many rows; of more 128 and 32 MiB at most.
+  // Logits of half of the rows, but of 32 at least, as the head's weights are read once per so many
+  // rows; of more 128 and 32 MiB at most.
   const int fit = static_cast<int>((32u << 20) / (size_of(logits) * sizeof(float)));
-  head_rows = std::min(rows, std::clamp(std::min(rows / 8, fit), 32, 128));
+  head_rows = std::min(rows, std::clamp(std::min(rows / 2, fit), 32, 128));
   best_rows = std::min(rows, 128);
   host_rows = std::min(head_rows, 64);
 }

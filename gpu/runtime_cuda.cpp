@@ -208,7 +208,10 @@ result<recording> recording::make(const stream& on, std::function<status()> work
   const status queued = work();
   cudaGraph_t graph = nullptr;
   const cudaError_t ended = cudaStreamEndCapture(on.handle(), &graph);
-  if (!queued) return queued.error();
+  if (!queued) {
+    if (graph != nullptr && !lost()) static_cast<void>(cudaGraphDestroy(graph));
+    return queued.error();
+  }
   FORETOKEN_TRY(checked("recording", ended));
   recording out;
   cudaGraphExec_t runnable = nullptr;

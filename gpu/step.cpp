@@ -109,12 +109,15 @@ status step::record_usual() {
   const model::micro_batch nobody;
   for (const step_bucket& each :
        usual_buckets(sizes_.rows, sizes_.head_rows, shape().context, decodes)) {
-    if (std::chrono::steady_clock::now() >= end) break;
+    const bool full = recordings_.size() >= recordings_max_;
+    if (full || std::chrono::steady_clock::now() >= end) break;
     usual_ = &each;
     if (fail_at_step_ > 0) ++fail_at_step_;  // it is no step of anybody's
     const auto done = model::forward(*this, nobody);
     usual_ = nullptr;
-    if (!done) return done.error();
+    if (done) continue;
+    if (done.error().code == errc::exhausted) break;  // they may never come
+    return done.error();
   }
   return {};
 }

@@ -13,7 +13,7 @@ namespace {
 constexpr std::array bucket_rows{1,   2,   4,   8,   16,  24,  32,   48,   64,  96,
                                  128, 192, 256, 384, 512, 768, 1024, 1536, 2048};
 constexpr int prompt_tokens = 32;
-constexpr std::size_t usual_max = 32;
+constexpr std::size_t usual_max = 64;
 
 }  // namespace
 
@@ -39,11 +39,12 @@ int top_class(int entries) {
 }
 
 std::vector<step_bucket> usual_buckets(int rows_max, int head_rows, int context, bool decodes) {
-  std::vector<step_bucket> out;
   struct choice {
     int top;
     bool draws;
   };
+  constexpr choice best{0, false}, drawn{0, true}, alternatives{12, false};
+  std::vector<step_bucket> out;
   const auto add = [&](int rows, int tasks, int positions, choice how) {
     if (how.draws && tasks > head_rows) return;  // their head is no part of the recorded step
     const step_bucket one{bucket_of(rows, rows_max), class_of(positions, context),
@@ -51,17 +52,21 @@ std::vector<step_bucket> usual_buckets(int rows_max, int head_rows, int context,
     const bool known = std::ranges::find(out, one) != out.end();
     if (!known && out.size() < usual_max) out.push_back(one);
   };
-  constexpr choice choices[] = {{12, false}, {0, false}, {0, true}};
-  for (const choice how : choices) {
-    for (int n = 1; n * prompt_tokens <= rows_max; ++n) {
-      add(n * prompt_tokens, n, prompt_tokens, how);
+  const auto add_prompts = [&](int from, int to) {
+    for (int n = from; n <= to && n * prompt_tokens <= rows_max; ++n) {
+      for (const choice how : {alternatives, best, drawn}) {
+        add(n * prompt_tokens, n, prompt_tokens, how);
+      }
+    }
+  };
+  add_prompts(1, 8);
+  for (const int n : bucket_rows) {
+    if (!decodes || n > std::min(rows_max, 32)) break;
+    for (const int positions : {attention_chunk, attention_span}) {
+      for (const choice how : {best, drawn}) add(n, n, positions, how);
     }
   }
-  for (const choice how : choices) {
-    for (const int n : bucket_rows) {
-      if (decodes && n <= rows_max) add(n, n, attention_span, how);
-    }
-  }
+  add_prompts(9, rows_max);
   return out;
 }
 

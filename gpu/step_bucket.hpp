@@ -24,10 +24,10 @@ int class_of(int positions, int context);
 // Entries of a digest: the best alone, without the sum of all; with it; ten alternatives; all.
 int top_class(int entries);
 
-// The buckets to be expected of steps of up to rows_max rows, the likeliest first: prompts of 32
-// tokens, one to as many as there are rows, with ten alternatives, the best alone, or a drawn
-// token; where `decodes`, one token each of as many sequences of up to 256 positions. At most
-// 32: each takes device memory.
+// The buckets to be expected of steps of up to rows_max rows, the likeliest first: one to eight
+// prompts of 32 tokens, with ten alternatives, the best token alone or a drawn one; where
+// `decodes`, one token each of up to 32 sequences of up to 64 and 256 positions, the best or drawn;
+// more prompts. At most 64: each takes device memory.
 std::vector<step_bucket> usual_buckets(int rows_max, int head_rows, int context, bool decodes);
 
 }  // namespace foretoken::gpu

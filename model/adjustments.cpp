@@ -7,24 +7,24 @@
 namespace foretoken::model {
 namespace {
 
-// Where in the list an id is.
-class places {
+// The list, by id.
+class entries {
  public:
-  places(std::vector<adjustment>& list, int vocabulary)
+  entries(std::vector<adjustment>& list, int vocabulary)
       : list_(list), of_(of_thread()), known_(static_cast<std::size_t>(vocabulary)) {
     if (of_.size() < known_) of_.resize(known_, 0);
   }
-  ~places() {
+  ~entries() {
     for (const adjustment& one : list_) of_[static_cast<std::size_t>(one.id)] = 0;
   }
   bool knows(token id) const noexcept { return id >= 0 && static_cast<std::size_t>(id) < known_; }
   adjustment& entry(token id) {
-    int& place = of_[static_cast<std::size_t>(id)];
-    if (place == 0) {
+    int& index = of_[static_cast<std::size_t>(id)];
+    if (index == 0) {
       list_.push_back({id});
-      place = static_cast<int>(list_.size());
+      index = static_cast<int>(list_.size());
     }
-    return list_[static_cast<std::size_t>(place - 1)];
+    return list_[static_cast<std::size_t>(index - 1)];
   }
 
  private:
@@ -33,7 +33,7 @@ class places {
     return own;
   }
   std::vector<adjustment>& list_;
-  std::vector<int>& of_;  // place + 1; all zero between calls
+  std::vector<int>& of_;  // index + 1; all zero between calls
   std::size_t known_;
 };
 
@@ -57,7 +57,7 @@ bool collect_adjustments(const sampling_parameters& p,
                          int vocabulary,
                          std::vector<adjustment>& out) {
   out.clear();
-  places known(out, vocabulary);
+  entries known(out, vocabulary);
   if (penalises(p)) {
     for (const token id : generated) {
       if (known.knows(id)) known.entry(id).subtract += 1;  // occurrences, until all are counted

@@ -100,8 +100,7 @@ result<aligned_bytes> read_file(const std::filesystem::path& path,
   const auto before = file->identity();
   if (!before) return before.error();
   if (before->size > bytes_max) {
-    return error{errc::exhausted, "larger than the " + std::to_string(bytes_max) + " bytes allowed",
-                 name};
+    return unsupported(name, "larger than the " + std::to_string(bytes_max) + " bytes allowed");
   }
   auto memory = aligned_bytes::make(before->size);
   if (!memory) return error{memory.error().code, memory.error().message, name};
@@ -112,8 +111,10 @@ result<aligned_bytes> read_file(const std::filesystem::path& path,
     if (seen) seen(chunk);
   }
   const auto after = file->identity();
-  if (!after || *after != *before) return corrupt(name, "the file changed while it was read");
-  if (identity != nullptr) *identity = *before;
+  if (!after || !after->same_content(*before)) {
+    return corrupt(name, "the file changed while it was read");
+  }
+  if (identity != nullptr) *identity = *after == *before ? *before : file_identity{};
   return memory;
 }
 

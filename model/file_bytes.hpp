@@ -37,6 +37,10 @@ struct file_identity {
   std::uint64_t device = 0, inode = 0, size = 0;
   std::int64_t modified_ns = 0, changed_ns = 0;  // since 1970
   bool operator==(const file_identity&) const = default;
+  // A new name or owner changes nothing of it.
+  bool same_content(const file_identity& other) const noexcept {
+    return size == other.size && modified_ns == other.modified_ns;
+  }
 };
 
 // A regular file open for reading at any place. Movable.
@@ -62,8 +66,9 @@ class readable_file {
 // Called after each chunk with the chunk's bytes.
 using chunk_seen = std::function<void(std::span<const std::byte>)>;
 
-// not_found, corrupt (not a regular file, or it changed while being read), exhausted (larger than
-// `bytes_max` or than memory). `field` is the file's name. `identity` receives the file's.
+// not_found, corrupt (not a regular file, or it changed while being read), unsupported (larger than
+// `bytes_max`), exhausted (larger than memory). `field` is the file's name. `identity` receives the
+// file's; empty when that changed alone, as a rename does.
 result<aligned_bytes> read_file(const std::filesystem::path& path,
                                 std::uint64_t bytes_max,
                                 const chunk_seen& seen = {},

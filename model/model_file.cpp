@@ -98,7 +98,9 @@ status load_gguf(const fs::path& path, const load_progress& progress, owned_mode
   out.file_bytes = *size;
   out.fingerprint = meter.digest();
   out.memory.push_back(std::move(*file));  // moving keeps the bytes where they are
-  out.source = source_file{fs::absolute(path), identity, out.memory.back().bytes()};
+  if (identity.size > 0) {
+    out.source = source_file{fs::absolute(path), identity, out.memory.back().bytes()};
+  }
   return {};
 }
 
@@ -122,7 +124,7 @@ status load_gguf_outline(const fs::path& path, owned_model_file& out) {
   if (!file) return file.error();
   const auto identity = file->identity();
   if (!identity) return identity.error();
-  if (identity->size > weights_bytes_max) return error{errc::exhausted, "too large", "file"};
+  if (identity->size > weights_bytes_max) return unsupported("file", "too large");
   auto memory = aligned_bytes::make(identity->size);  // pages that are never touched take no memory
   if (!memory) return memory.error();
   const std::span<std::byte> all = memory->bytes();

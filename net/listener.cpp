@@ -34,8 +34,9 @@ status listener::open(const std::string& address, const char* field) {
   if (failed == 0)
     failed = uv_tcp_getsockname(&socket_, reinterpret_cast<sockaddr*>(&real), &length);
   if (failed != 0) {
-    const bool passing = failed == UV_EADDRINUSE || failed == UV_EMFILE || failed == UV_ENFILE ||
-                         failed == UV_ENOMEM || failed == UV_ENOBUFS;
+    const bool passing = failed == UV_EADDRINUSE || failed == UV_EADDRNOTAVAIL ||
+                         failed == UV_EMFILE || failed == UV_ENFILE || failed == UV_ENOMEM ||
+                         failed == UV_ENOBUFS;
     return error{passing ? errc::exhausted : errc::invalid_argument,
                  "cannot listen on " + address + ": " + uv_strerror(failed), field};
   }

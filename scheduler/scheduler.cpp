@@ -50,6 +50,7 @@ struct batch_scheduler::state {
   bool may_plan() const;
   bool taken(int place) const;
   int place_for(int step_rows) const;
+  bool prompts_turn() const;
   bool suspects_ready() const;
   int prefill_rows_max() const;
   void emit(sequence& one, int count, model::micro_batch& batch, flight& plan);
@@ -70,6 +71,7 @@ struct batch_scheduler::state {
   std::uint64_t prompt_tokens_computed = 0;
   bool short_of_pages = false;  // in this plan()
   bool alone_next = false;      // a suspect's turn, when there is one
+  bool decodes_had_it = false;  // place 0, last
   int rows = 0, rows_max = 0;   // of the plan being made
 };
 
@@ -272,8 +274,23 @@ int batch_scheduler::state::place_for(int step_rows) const {
   return 0;
 }
 
+// Decode rows had place 0 last, and prompts need it.
+bool batch_scheduler::state::prompts_turn() const {
+  if (!beside() || !decodes_had_it || taken(0)) return false;
+  int wanted = 0;
+  for (const auto& [order, one] : book.running()) {
+    const bool ready = one->may_run() && !one->suspected() && one->in_flight == 0;
+    if (ready && one->prefilling()) wanted += one->next_chunk(limits.step_tokens_max);
+  }
+  return wanted > limits.beside_rows_max;
+}
+
 void batch_scheduler::state::plan_together(model::micro_batch& batch, flight& plan) {
   plan.decodes = false;
+  if (prompts_turn()) {
+    admit_waiting();
+    return plan_prefills(batch, plan);
+  }
   plan_decodes(batch, plan);
   // A replayed sequence may find everything but its last token in the cache: it decodes at once.
   if (admit_waiting() > 0) plan_decodes(batch, plan);
@@ -295,6 +312,7 @@ std::optional<model::micro_batch> batch_scheduler::plan() {
   s.alone_next = !plan.alone;
   batch.step = plan.step = ++s.step;
   batch.place = plan.place = s.place_for(s.rows);
+  if (plan.place == 0) s.decodes_had_it = plan.decodes;
   s.flights.push_back(std::move(plan));
   return batch;
 }

@@ -12,7 +12,8 @@
 // holds decode rows (so decoding sequences merge into one batch); the others are for prefill chunks
 // staged behind it or computed beside it. Those beside each other have places: place 0 takes
 // step_tokens_max rows, the others beside_rows_max. Few rows leave place 0 free while another place
-// is; while it is taken no step is planned that needs it.
+// is; while it is taken no step is planned that needs it. Behind decode rows prompts have it that
+// need it.
 //
 // Suspects: when the device dies, one of the sequences it was running may be the cause. Each of
 // them is computed alone in its micro-batches until it is past the point where the device died;

@@ -11,7 +11,8 @@ namespace {
 constexpr std::size_t vocabulary_max = std::size_t{1} << 24U;  // the largest published is near 2^18
 constexpr std::size_t merges_max = std::size_t{1} << 25U;
 constexpr std::size_t piece_bytes_max = 4096;  // bounds what one look-up in a text can cost
-// Each byte of a text may be compared with so many of an added token; published ones have about 30.
+// Each byte of a text may be compared with so many of an added token; published ones have up to
+// about 100.
 constexpr std::size_t added_bytes_max = 256;
 
 std::string number(std::size_t value) {

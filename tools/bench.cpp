@@ -150,9 +150,9 @@ result<std::unique_ptr<model::ops>> make_device(config::settings all, const benc
   const int longest =
       std::max(flags.decode.empty() ? 0 : flags.context + 1,
                flags.prefill.empty() ? 0 : *std::ranges::max_element(flags.prefill));
-  if (longest > (*file)->shape.context) {
-    return invalid("--context", "the model's context is " + std::to_string((*file)->shape.context));
-  }
+  int context = (*file)->shape.context;
+  if (all.engine.context_max > 0) context = std::min(context, all.engine.context_max);
+  if (longest > context) return invalid("--context", fmt::format("the context is {}", context));
   all.engine.cpu.rows_max = rows;
   // Pages of either device: heads are padded differently, by less than a quarter.
   const auto plan = cpu::plan_memory(**file, all.engine.cpu);

@@ -40,18 +40,20 @@ end_reason wait_for_end(signals& stop, const actors::engine& served) {
   return end_reason::asked;
 }
 
-// Ends the process when a stop takes too long: a step that hangs, or a device in the making, would
-// hold it for ever.
+// Ends the process when a stop takes too long: a long step, one that hangs, or a device in the
+// making would hold it. By then every request was to be cancelled.
 class stop_limit {
  public:
-  stop_limit(std::chrono::milliseconds longest, exit_code code)
-      : watch_([longest, code](const std::stop_token& stopped) {
+  stop_limit(std::chrono::milliseconds longest, const actors::engine& stopping, exit_code code)
+      : watch_([longest, &stopping, code](const std::stop_token& stopped) {
           std::mutex mutex;
           std::unique_lock lock(mutex);
           std::condition_variable_any().wait_for(lock, stopped, longest, [] { return false; });
           if (stopped.stop_requested()) return;
-          log::error("serve", "the engine does not stop: ending without it");
-          std::_Exit(code);
+          const int open = stopping.stats().requests;
+          log::warn("serve", "a step or a device holds the stop: ending, {} requests are open",
+                    open);
+          std::_Exit(open > 0 && code == exit_success ? exit_failure : code);
         }) {}
 
  private:
@@ -63,7 +65,7 @@ class stop_limit {
 void drain(draining_engine& engine,
            net::server& server,
            const config::drain_options& how,
-           bool device_lost) {
+           exit_code code) {
   log::info("serve", "draining: readiness is false, streams have {} ms", how.deadline.count());
   engine.withdraw();
   std::this_thread::sleep_for(
@@ -71,9 +73,9 @@ void drain(draining_engine& engine,
   server.stop_accepting();
   if (!engine.healthy()) {  // an actor or a step is stuck, and a stop would wait for it
     log::error("serve", "the engine is not healthy: ending without a drain");
-    std::_Exit(exit_failure);
+    std::_Exit(code == exit_success ? exit_failure : code);
   }
-  const stop_limit limit(how.deadline + stop_grace, device_lost ? exit_device : exit_failure);
+  const stop_limit limit(how.deadline + stop_grace, engine, code);
   engine.stop(how.deadline);
   server.stop();
   log::info("serve", "stopped");
@@ -105,9 +107,9 @@ int serve(const config::settings& all) {
   }
   if (why == end_reason::device_lost)
     log::error("serve", "a device is lost: draining, then ending");
-  const bool lost = why == end_reason::device_lost;
-  drain(engine, **server, all.drain, lost);
-  return lost ? exit_device : exit_success;
+  const exit_code code = why == end_reason::device_lost ? exit_device : exit_success;
+  drain(engine, **server, all.drain, code);
+  return code;
 }
 
 int run_serve(const serve_flags& flags) {

@@ -101,9 +101,9 @@ def crowd(server, words, count, load):
     all_known = threading.Barrier(load.clients)
 
     def work(index):
-        client = server.client()
         first, length = 40 * index, count - load.requests // 2
         try:
+            client = server.client()
             client.ask(" ".join(words[first:first + length]), True)
         except Exception:
             all_known.abort()  # the others must not wait for this one

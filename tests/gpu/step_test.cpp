@@ -347,18 +347,27 @@ TEST_CASE("gpu step: usual sizes recorded at the start come with the same bits, 
       CHECK(same_choice(got.slices[s].next, expected.slices[s].next));
     }
   }
-  model::micro_batch decodes;
-  for (int i = 0; i < 2; ++i) {
-    auto one = sampled_slice({token{7}}, greedy(10));
-    one.position = 100;
-    one.pages = pages_from(2 * i, 2);  // of these prompts, and others that nobody wrote
-    for (const page_id page : pages_from(40 + 5 * i, 5)) one.pages.push_back(page);
-    decodes.slices.push_back(one);
+  for (const int position : {40, 100}) {
+    for (const float temperature : {0.0f, 1.0f}) {
+      auto how = greedy(-1);
+      how.temperature = temperature;
+      model::micro_batch decodes;
+      for (int i = 0; i < 2; ++i) {
+        auto one = sampled_slice({token{7}}, how);
+        one.position = position;
+        one.pages = pages_from(2 * i, 2);  // of these prompts, and others that nobody wrote
+        for (const page_id page : pages_from(40 + 5 * i, position / 16 - 1)) {
+          one.pages.push_back(page);
+        }
+        decodes.slices.push_back(one);
+      }
+      const auto expected = late.answer(decodes);
+      const auto got = early.answer(decodes);
+      for (std::size_t i = 0; i < 2; ++i) {
+        CHECK(same_choice(got.slices[i].next, expected.slices[i].next));
+      }
+    }
   }
-  const auto expected = late.answer(decodes);
-  const auto got = early.answer(decodes);
-  CHECK(same_choice(got.slices[0].next, expected.slices[0].next));
-  CHECK(same_choice(got.slices[1].next, expected.slices[1].next));
   CHECK(early.ops().recordings() == recorded);
   CHECK(late.ops().recordings() > 0);
   const auto other = early.ops().beside();

@@ -21,7 +21,17 @@ TEST_CASE("read_file: the content and the identity of a file that stays as it is
   REQUIRE(read);
   CHECK(read->bytes().size() == 3);
   CHECK(identity.size == 3);
-  CHECK(read_file(path, 2).error().code == errc::exhausted);
+  CHECK(read_file(path, 2).error().code == errc::unsupported);
+}
+
+TEST_CASE("read_file: another name is no other content, and nothing to remember the file by") {
+  const test::temporary_folder folder("file_bytes");
+  const auto path = folder.write("a", std::string("abc"));
+  file_identity identity;
+  const auto read = read_file(
+      path, 3, [&](auto) { fs::create_hard_link(path, path.parent_path() / "b"); }, &identity);
+  REQUIRE(read);
+  CHECK(identity == file_identity{});
 }
 
 TEST_CASE("read_file: a file that is written while it is read is corrupt") {

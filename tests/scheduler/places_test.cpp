@@ -59,7 +59,7 @@ TEST_CASE("scheduler: beside each other, decoding sequences beyond a small place
   for (int i = 0; i < 6; ++i) REQUIRE(plans.add(make(i, 3, 8, 1000 * i)).has_value());
   plans.complete(answer(*plans.plan()));
   REQUIRE(plans.add(make(9, 40, 1, 9000)).has_value());
-  // Six rows need place 0; the prompt then stays at few rows.
+  // Six rows need place 0; the prompt stays at few rows meanwhile.
   const auto decodes = plans.plan();
   REQUIRE(decodes);
   CHECK(decodes->place == 0);
@@ -70,5 +70,46 @@ TEST_CASE("scheduler: beside each other, decoding sequences beyond a small place
   CHECK(sizes(*chunk) == std::vector<int>{4});
   plans.complete(answer(*decodes));
   plans.complete(answer(*chunk));
-  REQUIRE(plans.plan()->place == 0);
+  const auto rest = plans.plan();  // its turn
+  REQUIRE(rest);
+  CHECK(rest->place == 0);
+  CHECK(sizes(*rest) == std::vector<int>{36});
+  const auto few = plans.plan();
+  REQUIRE(few);
+  CHECK(few->place == 1);
+  CHECK(few->slices.size() == 4);
+  plans.complete(answer(*few));
+  plans.complete(answer(*rest));
+  CHECK(plans.plan()->place == 0);  // all decode rows again
+}
+
+TEST_CASE("scheduler: beside each other, a prompt is not kept at few rows by decode rows") {
+  kv_cache books(64);
+  options chosen;
+  chosen.step_tokens_max = chosen.prefill_chunk = 60;
+  chosen.beside_rows_max = 4;
+  batch_scheduler plans(chosen, books);
+  plans.set_flights(2);
+  REQUIRE(plans.add(make(0, 3, 40)).has_value());
+  plans.complete(answer(*plans.plan()));
+  REQUIRE(plans.add(make(1, 4, 1, 1000)).has_value());
+  const auto decode = plans.plan();
+  const auto small = plans.plan();
+  REQUIRE(small);
+  CHECK(small->place == 0);  // the other is taken
+  plans.complete(answer(*decode));
+  const auto next = plans.plan();
+  REQUIRE(next);
+  REQUIRE(plans.add(make(2, 59, 1, 2000)).has_value());
+  plans.complete(answer(*small));
+  int steps = 0;
+  for (int rows = 0; rows < 59; ++steps) {
+    const auto chunk = plans.plan();
+    REQUIRE(chunk);
+    rows += model::rows_of(*chunk);
+    CHECK(chunk->place == 0);
+    plans.complete(answer(*chunk));
+  }
+  CHECK(steps == 1);
+  plans.complete(answer(*next));
 }
