@@ -282,7 +282,7 @@ bool batch_scheduler::state::prompts_turn() const {
     const bool ready = one->may_run() && !one->suspected() && one->in_flight == 0;
     if (ready && one->prefilling()) wanted += one->next_chunk(limits.step_tokens_max);
   }
-  return wanted > limits.beside_rows_max;
+  return std::min(wanted, prefill_rows_max()) > limits.beside_rows_max;
 }
 
 void batch_scheduler::state::plan_together(model::micro_batch& batch, flight& plan) {
