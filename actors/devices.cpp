@@ -30,16 +30,21 @@ status check_pages(int pages, std::uint64_t page_bytes) {
                                                pages, page_bytes));
 }
 
-void show_in(const std::shared_ptr<counters>& metrics, cpu::options& device) {
-  device.kv_saturated = &metrics->kv_saturated;
-  device.threads_working = &metrics->cpu_threads_working;
+cpu::options cpu_options(const options& chosen, counters& metrics) {
+  cpu::options device = chosen.cpu;
+  device.rows_max = chosen.scheduler.step_tokens_max;  // the scheduler sends no more
+  device.kv_saturated = &metrics.kv_saturated;
+  device.threads_working = &metrics.cpu_threads_working;
+  return device;
 }
 
 result<prepared_devices> prepare_cpu(const model::model_file& file,
                                      const options& chosen,
                                      const std::shared_ptr<counters>& metrics,
                                      const model::load_progress& progress) {
-  const auto plan = cpu::plan_memory(file, chosen.cpu);
+  auto device = cpu_options(chosen, *metrics);
+  device.last_reader = true;
+  const auto plan = cpu::plan_memory(file, device);
   if (!plan) return plan.error();
   log::info("model",
             "memory: weights {:.1f} MiB + KV up to {:.1f} MiB ({} pages) + workspace {:.1f} MiB = "
@@ -48,11 +53,8 @@ result<prepared_devices> prepare_cpu(const model::model_file& file,
             mib(plan->workspace_bytes), mib(plan->total_bytes()));
   FORETOKEN_TRY(check_memory("main", plan->total_bytes(), chosen));
   FORETOKEN_TRY(check_pages(plan->kv_pages, plan->kv_page_bytes));
-  auto device = chosen.cpu;
-  device.last_reader = true;
   auto weights = cpu::prepare_weights(file, device, progress);
   if (!weights) return weights.error();
-  show_in(metrics, device);
   const auto make = [shared = std::move(weights).value(), device, metrics] {
     return cpu::make_ops(shared, device);
   };
@@ -72,8 +74,7 @@ result<std::unique_ptr<model::ops>> take_over(const options& chosen,
   if ((*file)->fingerprint != fingerprint) {
     return error{errc::device, "the GPU is lost and the model's file has changed since"};
   }
-  auto device = chosen.cpu;
-  show_in(metrics, device);
+  auto device = cpu_options(chosen, *metrics);
   device.kv = chosen.cpu.kv == cpu::kv_type::int8 ? cpu::kv_type::int8 : cpu::kv_type::f16;
   device.packed.use = cpu::packed_cache::off;  // requests wait, and the process is to end
   const auto plan = cpu::plan_memory(**file, device);

@@ -41,7 +41,7 @@ struct system_settings : caf::actor_system_config {
 class running_engine final : public engine {
  public:
   explicit running_engine(options chosen)
-      : chosen_(std::make_shared<const options>(consistent(std::move(chosen)))),
+      : chosen_(std::make_shared<const options>(std::move(chosen))),
         metrics_(std::make_shared<counters>()),
         secret_(random_bits()) {}
   ~running_engine() override { stop(0ms); }
@@ -166,12 +166,6 @@ class running_engine final : public engine {
   }
 
  private:
-  // A step is as large as the device's workspace.
-  static options consistent(options chosen) {
-    chosen.cpu.rows_max = chosen.scheduler.step_tokens_max;
-    return chosen;
-  }
-
   result<std::shared_ptr<const loaded_model>> load(load_progress progress) {
     caf::scoped_actor self(*system_);
     auto loader = spawn_model_loader(*system_, metrics_, std::move(progress));

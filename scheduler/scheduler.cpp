@@ -53,6 +53,7 @@ struct batch_scheduler::state {
   bool prompts_turn() const;
   bool suspects_ready() const;
   int prefill_rows_max() const;
+  std::vector<sequence*> ready_prefills() const;
   void emit(sequence& one, int count, model::micro_batch& batch, flight& plan);
   bool make_room(sequence& one);
   void take_scores(sequence& one,
@@ -206,12 +207,17 @@ int batch_scheduler::state::prefill_rows_max() const {
   return decoding ? std::min(limits.prefill_chunk, room) : room;
 }
 
-void batch_scheduler::state::plan_prefills(model::micro_batch& batch, flight& plan) {
+std::vector<sequence*> batch_scheduler::state::ready_prefills() const {
   std::vector<sequence*> ready;
   for (const auto& [order, one] : book.running()) {
     if (beside() && one->in_flight > 0) continue;  // chunks follow each other
     if (one->may_run() && !one->suspected() && one->prefilling()) ready.push_back(one);
   }
+  return ready;
+}
+
+void batch_scheduler::state::plan_prefills(model::micro_batch& batch, flight& plan) {
+  std::vector<sequence*> ready = ready_prefills();
   int left = prefill_rows_max();
   const auto turn = std::find_if(ready.begin(), ready.end(),
                                  [&](const sequence* one) { return one->order >= next_prefill; });
@@ -278,10 +284,7 @@ int batch_scheduler::state::place_for(int step_rows) const {
 bool batch_scheduler::state::prompts_turn() const {
   if (!beside() || !decodes_had_it || taken(0)) return false;
   int wanted = 0;
-  for (const auto& [order, one] : book.running()) {
-    const bool ready = one->may_run() && !one->suspected() && one->in_flight == 0;
-    if (ready && one->prefilling()) wanted += one->next_chunk(limits.step_tokens_max);
-  }
+  for (const sequence* one : ready_prefills()) wanted += one->next_chunk(limits.step_tokens_max);
   return std::min(wanted, prefill_rows_max()) > limits.beside_rows_max;
 }
 

@@ -153,7 +153,6 @@ result<std::unique_ptr<model::ops>> make_device(config::settings all, const benc
   int context = (*file)->shape.context;
   if (all.engine.context_max > 0) context = std::min(context, all.engine.context_max);
   if (longest > context) return invalid("--context", fmt::format("the context is {}", context));
-  all.engine.cpu.rows_max = rows;
   // Pages of either device: heads are padded differently, by less than a quarter.
   const auto plan = cpu::plan_memory(**file, all.engine.cpu);
   if (!plan) return plan.error();

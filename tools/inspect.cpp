@@ -136,7 +136,7 @@ int run_inspect(const settings_flags& flags, const std::string& path, bool json)
       settings->engine.model, [&](auto done, auto total) { bar.show("reading", done, total); });
   bar.finish();
   if (!file) return report_usage(file.error());
-  settings->engine.cpu.rows_max = settings->engine.scheduler.step_tokens_max;  // as the engine does
+  settings->engine.cpu.rows_max = settings->engine.scheduler.step_tokens_max;  // as in an engine
   const auto plan = cpu::plan_memory(**file, settings->engine.cpu);
   if (!plan) return report_usage(plan.error());
   if (json) {
