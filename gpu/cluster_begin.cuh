@@ -29,28 +29,39 @@ FORETOKEN_DEVICE void fill_tokens(const block<S>& b) {
 FORETOKEN_DEVICE int spans_of(int position) {
   return position / span_positions + 1;
 }
+template <class S>
+FORETOKEN_DEVICE int spans_of_pair(const tables& t, int pair) {
+  return spans_of(t.position[pair / S::kv_heads]);
+}
 
-// Spans of all pairs are numbered through; span s belongs to block s % 16, its pair to pair % 16.
+// Spans are numbered through: first those behind which a pair has another, then each pair's last,
+// which may be short. Span s belongs to block s % 16, its pair to pair % 16.
 template <class S>
 FORETOKEN_DEVICE void fill_pairs(const block<S>& b) {
   tables& t = b.table();
   const int pairs = b.rows * S::kv_heads;
-  if (b.thread <= pairs) {
-    int first = 0, slot = 0;
-    for (int p = 0; p < b.thread; ++p) {
-      const int spans = spans_of(t.position[p / S::kv_heads]);
-      first += spans;
-      if (p % blocks == b.thread % blocks) slot += spans;
-    }
-    t.first_span[b.thread] = first;
-    if (b.thread < pairs) {
-      t.first_slot[b.thread] = slot;
-      std::uint32_t readers = 0;
-      const int spans = spans_of(t.position[b.thread / S::kv_heads]);
-      for (int s = 0; s < spans && s < blocks; ++s) readers |= 1u << ((first + s) % blocks);
-      t.readers[b.thread] = readers;
-    }
+  if (b.thread > pairs) return;
+  int first = 0, slot = 0;
+  for (int p = 0; p < b.thread; ++p) {
+    const int spans = spans_of_pair<S>(t, p);
+    first += spans - 1;
+    if (p % blocks == b.thread % blocks) slot += spans;
   }
+  t.first_span[b.thread] = first;
+  if (b.thread < pairs) t.first_slot[b.thread] = slot;
+}
+// Which blocks attend to what.
+template <class S>
+FORETOKEN_DEVICE void fill_readers(const block<S>& b) {
+  tables& t = b.table();
+  const int pairs = b.rows * S::kv_heads;
+  if (b.thread >= pairs) return;
+  const int first = t.first_span[b.thread], end = t.first_span[b.thread + 1];
+  const std::uint32_t last = 1u << (t.first_span[pairs] + b.thread) % blocks;
+  std::uint32_t readers = last;
+  for (int s = first; s < end && s < first + blocks; ++s) readers |= 1u << s % blocks;
+  t.last_reader[b.thread] = last;
+  t.readers[b.thread] = readers;
 }
 
 template <class S>
@@ -58,12 +69,18 @@ FORETOKEN_DEVICE void fill_items(const block<S>& b) {
   using at = memory<S>;
   tables& t = b.table();
   const int pairs = b.rows * S::kv_heads;
-  const int total = t.first_span[pairs];
+  const int whole = t.first_span[pairs], total = whole + pairs;
   const int n = b.thread;
   if (n < spans_most && b.rank + n * blocks < total) {
-    int pair = 0;
-    while (t.first_span[pair + 1] <= b.rank + n * blocks) ++pair;
-    const int number = b.rank + n * blocks - t.first_span[pair];
+    const int span = b.rank + n * blocks;
+    int pair = span - whole, number = 0;
+    if (pair < 0) {
+      pair = 0;
+      while (t.first_span[pair + 1] <= span) ++pair;
+      number = span - t.first_span[pair];
+    } else {
+      number = spans_of_pair<S>(t, pair) - 1;
+    }
     t.item[n] = {pair, t.position[pair / S::kv_heads], number * span_positions,
                  t.first_slot[pair] + number};
   }
@@ -71,10 +88,10 @@ FORETOKEN_DEVICE void fill_items(const block<S>& b) {
     t.spans = total > b.rank ? (total - b.rank + blocks - 1) / blocks : 0;
     std::uint32_t attention = 0, merge = 0;
     for (int p = 0; p < pairs; ++p) {
-      if (t.readers[p] >> b.rank & 1) attention += (S::group + 2) * head_dim * 2;
+      if (t.readers[p] >> b.rank & 1) attention += S::group * head_dim * 2;
+      if (t.last_reader[p] >> b.rank & 1) attention += 2 * head_dim * 2;
       if (p % blocks == b.rank) {
-        merge +=
-            static_cast<std::uint32_t>((t.first_span[p + 1] - t.first_span[p]) * at::span_sent);
+        merge += static_cast<std::uint32_t>(spans_of_pair<S>(t, p) * at::span_sent);
       }
     }
     t.bytes[to_attention] = attention;
@@ -85,13 +102,37 @@ FORETOKEN_DEVICE void fill_items(const block<S>& b) {
   }
 }
 
+// Deals the chunks of the items to the warps, in turns of whole items. One thread.
+template <class S>
+FORETOKEN_DEVICE void fill_turns(const block<S>& b) {
+  tables& t = b.table();
+  int turn = 0, dealt = 0;
+  t.first_item[0] = 0;
+  for (int n = 0; n < t.spans; ++n) {
+    const int chunks = chunks_of(t.item[n]);
+    if (dealt + chunks > warps || n - t.first_item[turn] == memory<S>::items_at_once) {
+      for (; dealt < warps; ++dealt) t.chunk[turn][dealt] = -1;
+      t.first_item[++turn] = n;
+      dealt = 0;
+    }
+    for (int i = 0; i < chunks; ++i) {
+      t.chunk[turn][dealt++] = static_cast<std::int8_t>(n * span_chunks + i);
+    }
+  }
+  for (; dealt < warps; ++dealt) t.chunk[turn][dealt] = -1;
+  t.turns = t.spans > 0 ? turn + 1 : 0;
+  t.first_item[t.turns] = t.spans;
+}
+
 template <class S>
 FORETOKEN_DEVICE void fill_pages(const block<S>& b) {
   const tables& t = b.table();
   auto* const pages = reinterpret_cast<int*>(b.base() + memory<S>::pages);
   for (int i = b.thread; i < t.spans * span_pages; i += threads) {
     const work_item& item = t.item[i / span_pages];
-    const int page = item.first / page_positions + i % span_pages;
+    int page = item.first / page_positions + i % span_pages;
+    // Pages beyond the position stand for the first of their chunk; their scores are masked.
+    if (page * page_positions > item.position) page -= i % chunk_pages;
     pages[i] = 0;
     if (page * page_positions > item.position) continue;
     pages[i] = b.job.page_tables[wide(t.table[item.pair / S::kv_heads]) * wide(b.job.table_stride) +
@@ -132,11 +173,14 @@ FORETOKEN_DEVICE void begin(block<S>& b) {
   block_sync();
   fill_pairs(b);
   block_sync();
+  fill_readers(b);
+  block_sync();
   fill_items(b);
   block_sync();
   if (b.thread == 0) {
     for (int i = 0; i < exchanges; ++i) arm(b, static_cast<exchange>(i));
   }
+  if (b.thread == 32) fill_turns(b);
   for (int i = b.thread; i < b.rows * head_dim; i += threads) {
     b.floats(memory<S>::angles)[i] =
         b.job.model.angles[wide(b.table().position[i / head_dim]) * head_dim + wide(i % head_dim)];

@@ -2,6 +2,8 @@
 #pragma once
 // One block of the cluster: its shared memory, its tables, its weights.
 
+#include <cstddef>
+
 #include "gpu/cluster_product.cuh"
 #include "gpu/cluster_step.hpp"
 #include "gpu/numerics.cuh"
@@ -14,10 +16,16 @@ constexpr int tile_threads = tile_warps * 32;
 constexpr int span_positions = 256;
 constexpr int span_pages = span_positions / 16;
 constexpr int spans_most = 32;  // a block attends to in one layer
+constexpr int chunk_pages = 4;
+constexpr int chunk_positions = chunk_pages * page_positions;
+constexpr int span_chunks = span_positions / chunk_positions;
+// A turn of attention has a chunk a warp and whole spans: four of them at least.
+constexpr int turns_most = spans_most / (warps / span_chunks);
+static_assert(spans_most * span_chunks <= 128);
 constexpr int shared_most = 227 * 1024;
 
-// Named barriers of a block. Quads are the four warps of a 64-position chunk.
-enum meeting : int { meet_qkv = 1, meet_scale, meet_tiles, meet_quads, meet_block = 8 };
+// Named barriers of a block.
+enum meeting : int { meet_qkv = 1, meet_scale, meet_tiles, meet_block };
 
 // Exchanges between blocks, in the order of a layer: each has a barrier that counts bytes.
 enum exchange : int { to_attention, to_merge, to_output, to_ffn, to_down, to_next, exchanges };
@@ -27,17 +35,24 @@ struct alignas(16) work_item {
   int pair, position, first;
   int slot;  // where the result goes in the block that merges the pair
 };
+FORETOKEN_DEVICE int chunks_of(const work_item& item) {
+  return min((item.position - item.first) / chunk_positions + 1, span_chunks);
+}
 
 struct tables {
   int position[rows_most];
   int token[rows_most];
   int table[rows_most];
   int newest_page[rows_most];         // where the row's new key and value go
-  int first_span[rows_most * 4 + 1];  // of a pair (row, KV head); the spans of all pairs in one row
-  std::uint32_t readers[rows_most * 4];  // blocks that attend to something of the pair
-  int first_slot[rows_most * 4];         // in the block that merges the pair: pair % blocks
-  work_item item[spans_most];            // this block's spans
+  int first_span[rows_most * 4 + 1];  // of a pair (row, KV head), its last one not counted
+  std::uint32_t readers[rows_most * 4];      // blocks that attend to something of the pair
+  std::uint32_t last_reader[rows_most * 4];  // and to its newest position
+  int first_slot[rows_most * 4];             // in the block that merges the pair: pair % blocks
+  work_item item[spans_most];                // this block's spans
   int spans;
+  int turns;
+  int first_item[turns_most + 1];         // of a turn
+  std::int8_t chunk[turns_most][warps];  // item * span_chunks + its chunk; -1: none
   std::uint32_t bytes[exchanges];
   std::uint32_t clamped;
 };
@@ -53,14 +68,10 @@ struct memory {
   static constexpr int units = input + S::steps_width * parts * 256 * columns;  // f32 sums
   static constexpr int output = units + warps * 128 * columns * 4;              // B fragments
   static constexpr int unit_floats = 128 * columns;
-  static constexpr int score_lanes = (S::group + 1) / 2 * 8;  // lanes with columns in use
-  static constexpr int weights =
-      output + S::steps_out * parts * 256 * columns;                         // p of attention, f32
-  static constexpr int weights16 = weights + span_pages * score_lanes * 16;  // f16, B fragments
-  static constexpr int peaks = weights16 + span_pages * S::group * 32;  // [16 pages][8 columns]
+  static constexpr int best = output + S::steps_out * parts * 256 * columns;  // [row][16 blocks]
   static constexpr int chunk_floats = S::group * head_dim;
-  static constexpr int items_at_once = (output - input) / (4 * chunk_floats * 4);
-  static constexpr int chunk_ml = peaks + span_pages * 32;       // [items][4 chunks][8]{m, l}
+  static constexpr int items_at_once = (output - input) / (span_chunks * chunk_floats * 4);
+  static constexpr int chunk_ml = best + S::rows * blocks * 8;   // [items][4 chunks][8]{m, l}
   static constexpr int angles = chunk_ml + items_at_once * 256;  // [row][64]
   static constexpr int x = angles + S::rows * head_dim * 4;      // [tile][row][16 places]
   static constexpr int x_floats = S::o_tiles * S::rows * 16;
@@ -87,7 +98,8 @@ struct memory {
   static constexpr int span_slots = (shared_most - spans) / span_bytes;
   static constexpr int end = shared_most;
   static_assert(hidden + hidden_bytes <= end && span_slots >= 2 * S::pairs / blocks);
-  static_assert(S::pairs <= rows_most * 4 && items_at_once >= 1);
+  static_assert(S::pairs <= rows_most * 4 && items_at_once >= warps / span_chunks &&
+                items_at_once * S::group * 16 <= threads);
 };
 
 template <class S>
@@ -97,17 +109,16 @@ struct block {
   const lane_rows& rows_of;
   int rank, lane, warp, thread;
   int rows;
-  std::uint32_t peer[4];  // shared memory of blocks 4 (lane / 8) ..
-  bool over = false;      // a value did not fit f16
 
+  std::uint32_t peer[4];  // shared memory of blocks 4 (lane / 8) ..
   // None of them is negative: a quotient by a power of two is one shift then instead of four
   // instructions. The shuffle says that a warp's number is the same in its lanes, which may then be
   // computed with for all of them.
   FORETOKEN_DEVICE void forget() {
     rank = afresh(rank);
-    lane = afresh(lane);
     warp = static_cast<int>(shuffle(static_cast<std::uint32_t>(afresh(warp)), 0));
     thread = afresh(thread);
+    lane = thread & 31;
     __builtin_assume(rank >= 0 && rank < blocks);
     __builtin_assume(lane >= 0 && lane < 32);
     __builtin_assume(warp >= 0 && warp < warps);
@@ -130,7 +141,9 @@ struct block {
   FORETOKEN_DEVICE int own(int tiles) const { return (tiles - rank + blocks - 1) / blocks; }
 
   FORETOKEN_DEVICE std::uint32_t stored(float low, float high, bool counts) {
-    over |= counts & (!(fabsf(low) <= half_largest) | !(fabsf(high) <= half_largest));
+    if (counts & (!(fabsf(low) <= half_largest) | !(fabsf(high) <= half_largest))) {
+      add_in_cluster(local(at::table + int(offsetof(tables, clamped))), 0, 1);
+    }
     return half_pair(saturated(low), saturated(high));
   }
   // To block 4 (lane / 8) + i, at the same offset as here, counted by `to`.

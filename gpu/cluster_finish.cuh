@@ -134,8 +134,11 @@ template <class S>
 FORETOKEN_DEVICE void finish_residual(
     block<S>& b, const residual_plan& plan, const f32x2& gain, int which, exchange to) {
   using at = memory<S>;
-  const f32x2 y = finished<S::columns>(b.floats(at::units) + plan.units, 0, 0);
-  const f32x2 x = *reinterpret_cast<const f32x2*>(b.base() + plan.x);
+  f32x2 y{0, 0}, x{0, 0};
+  if (plan.valid) {
+    y = finished<S::columns>(b.floats(at::units) + plan.units, 0, 0);
+    x = *reinterpret_cast<const f32x2*>(b.base() + plan.x);
+  }
   send_residual(b, plan, f32x2{x.x + y.x, x.y + y.y}, gain, which, to);
 }
 
@@ -210,7 +213,7 @@ FORETOKEN_DEVICE qkv_plan plan_qkv(const block<S>& b) {
   const int kv_head = what.part == 0 ? what.head / S::group : what.head;
   const int owner = f.row * S::kv_heads + kv_head;
   p.target = qkv_place<S>(what, owner, first);
-  p.readers = t.readers[owner] & (p.later ? 0xFF00u : 0x00FFu);
+  p.readers = (what.part == 0 ? t.readers : t.last_reader)[owner] & (p.later ? 0xFF00u : 0x00FFu);
   const int token = t.position[f.row] % page_positions;
   const int dim = first + (!p.later ? 0 : what.part == 1 ? 8 : 2);
   p.append = static_cast<std::uint32_t>(
@@ -235,8 +238,8 @@ FORETOKEN_DEVICE void finish_qkv(block<S>& b, const qkv_plan& p, std::uint16_t* 
   using at = memory<S>;
   const bool valid = p.row >= 0;
   const int row = valid ? p.row : 0;
-  const float* const units = b.floats(at::units) + p.units;
-  f32x2 y = finished<S::columns>(units, 0, 0);
+  f32x2 y{0, 0};
+  if (valid) y = finished<S::columns>(b.floats(at::units) + p.units, 0, 0);
   const float scale = b.floats(at::scale)[row];
   y.x *= scale;
   y.y *= scale;

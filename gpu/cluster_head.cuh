@@ -119,7 +119,7 @@ FORETOKEN_DEVICE void send_best(const block<S>& b, const best_of_rows<S>& best) 
   if (b.thread >= b.rows) return;
   std::uint64_t one = 0;
   for (int w = 0; w < tile_warps; ++w) one = better(one, of_warps[b.thread * 16 + w]);
-  const std::uint32_t to = b.local(at::weights + (b.thread * blocks + b.rank) * 8);
+  const std::uint32_t to = b.local(at::best + (b.thread * blocks + b.rank) * 8);
   store_in_cluster(to, 0, static_cast<std::uint32_t>(one));
   store_in_cluster(to + 4, 0, static_cast<std::uint32_t>(one >> 32));
 }
@@ -133,7 +133,7 @@ FORETOKEN_DEVICE void publish(const block<S>& b) {
   }
   if (b.job.normed != nullptr) return;
   const auto* const of_blocks =
-      reinterpret_cast<const std::uint64_t*>(b.base() + memory<S>::weights) + b.thread * blocks;
+      reinterpret_cast<const std::uint64_t*>(b.base() + memory<S>::best) + b.thread * blocks;
   std::uint64_t one = 0;
   for (int r = 0; r < blocks; ++r) one = better(one, of_blocks[r]);
   const int token = one == 0 ? -1 : candidate_id(one);

@@ -156,10 +156,9 @@ FORETOKEN_DEVICE lane_inputs output_inputs(const block<S>& b) {
 
 template <class S, class Watch>
 FORETOKEN_DEVICE void attention_half(
-    block<S>& b, const qkv_plan& plan, const first_lines& first, int layer, Watch& watch) {
-  using at = memory<S>;
+    block<S>& b, const qkv_plan& plan, int layer, Watch& watch) {
   lines l;
-  load_first(b, l, first, layer);
+  load_keys<0>(b, l, chunk_of(b, 0), layer);
   const auto weights = unit_weights<S::steps_width>(b, matrix::q, 0, layer, duties_of(b).q);
   await(b, to_next, layer);
   watch.lap();
@@ -169,6 +168,7 @@ FORETOKEN_DEVICE void attention_half(
   meet(meet_qkv, threads);
   b.forget();
   watch.lap();
+  load_keys<2>(b, l, chunk_of(b, 0), layer);
   finish_qkv(b, plan, b.job.kv + (layer_pages(b, layer) - b.job.kv));
   watch.lap();
   if (b.table().bytes[to_attention] > 0) {
@@ -258,12 +258,11 @@ FORETOKEN_DEVICE void run_layers(block<S>& b, Watch& watch) {
   follow(b);
   if (b.warp < tile_warps) send_embedding(b, residual);
   plan_append(b, plan);
-  const first_lines first = plan_first(b);
   for (int layer = 0; layer < b.job.model.layer_count; ++layer) {
     watch.here = blockIdx.x == 0 && b.thread == 0 && layer == b.job.model.layer_count / 3;
     watch.lap();
     b.forget();
-    attention_half(b, plan, first, layer, watch);
+    attention_half(b, plan, layer, watch);
     if (b.warp < tile_warps) {
       output_product(b, residual, layer, watch);
       hidden_product(b, layer, watch);

@@ -57,11 +57,6 @@ __global__ void __launch_bounds__(threads, 1)
   } else {
     run_head(b);
   }
-  if (b.over) {
-    asm volatile("red.relaxed.cluster.shared::cluster.add.u32 [%0],1;" ::"r"(
-                     address_in(shared_address(&b.table().clamped), 0))
-                 : "memory");
-  }
   cluster_barrier();
   publish(b);
 }

@@ -68,6 +68,11 @@ FORETOKEN_DEVICE void store_counted(std::uint32_t at, const u32x4& v, std::uint3
       "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(b)
       : "memory");
 }
+FORETOKEN_DEVICE void add_in_cluster(std::uint32_t at, int rank, std::uint32_t v) {
+  asm volatile("red.relaxed.cluster.shared::cluster.add.u32 [%0],%1;" ::"r"(address_in(at, rank)),
+               "r"(v)
+               : "memory");
+}
 // The same with local addresses and a block.
 FORETOKEN_DEVICE void send_16(std::uint32_t at, const u32x4& v, std::uint32_t b, int rank) {
   store_counted(address_in(at, rank), v, address_in(b, rank));
@@ -111,7 +116,9 @@ FORETOKEN_DEVICE u32x4 load_line(const void* global) {
 
 // The same value, about which the compiler knows nothing: what is computed from it is not kept in
 // registers across the phases of a layer.
-FORETOKEN_DEVICE int afresh(int value) {
+template <class T>
+FORETOKEN_DEVICE T afresh(T value) {
+  static_assert(sizeof(T) == 4);
   asm volatile("" : "+r"(value));
   return value;
 }
