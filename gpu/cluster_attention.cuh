@@ -7,8 +7,9 @@
 // chunks at once, of whole spans. Chunks fold ascending into the span, spans travel to the block
 // that merges the pair (pair % 16), fold ascending there, and the result goes to every block as
 // input of the output projection. The rules of chunk, sum and fold are those of the general path
-// (numerics.cuh, attention.cu). Bytes: 8 KB of keys a chunk, half of them in flight from the start
-// of the layer, and 8 KB of values, which take the keys' registers.
+// (numerics.cuh, attention.cu). Bytes: 8 KB of keys a chunk, into registers, half of them from the
+// start of the layer on, and 8 KB of values, into slots that wait for weights. A multiprocessor
+// takes in 30 bytes a cycle, so 12 chunks are worth 6,500 cycles and must come all the time.
 
 #include "gpu/cluster_finish.cuh"
 
@@ -40,7 +41,7 @@ FORETOKEN_DEVICE float folded(float o, const four_folds& by, int i, float v) {
   return by.live[i] ? fused_multiply_add(o, by.keep[i], v * by.take[i]) : o;
 }
 
-// A chunk's keys, [page][k-step]; then its values, [page][16 dims].
+// A chunk's keys, [page][k-step].
 struct lines {
   u32x4 of[chunk_pages][steps_head];
 };
@@ -75,12 +76,12 @@ FORETOKEN_DEVICE void locate(const block<S>& b,
   }
 }
 
-// Keys of pages First and First + 1. A warp without a chunk clears them: registers written on one
+// Keys of pages First to End - 1. A warp without a chunk clears them: registers written on one
 // path alone would be kept round the loop of layers.
-template <int First, class S>
+template <int First, int End, class S>
 FORETOKEN_DEVICE void load_keys(const block<S>& b, lines& l, int chunk, int layer) {
   FORETOKEN_UNROLL
-  for (int p = First; p < First + 2; ++p) {
+  for (int p = First; p < End; ++p) {
     FORETOKEN_UNROLL
     for (int i = 0; i < steps_head; ++i) l.of[p][i] = u32x4{0, 0, 0, 0};
   }
@@ -88,20 +89,46 @@ FORETOKEN_DEVICE void load_keys(const block<S>& b, lines& l, int chunk, int laye
   const char* at[chunk_pages];
   locate(b, chunk, layer_pages(b, layer), at);
   FORETOKEN_UNROLL
-  for (int p = First; p < First + 2; ++p) {
+  for (int p = First; p < End; ++p) {
     FORETOKEN_UNROLL
     for (int i = 0; i < steps_head; ++i) l.of[p][i] = load_line(at[p] + i * 512);
   }
 }
+
+// Values of a chunk to the place of a warp: page `page` of it by this lane, who also expects all of
+// them if it is the first.
 template <class S>
-FORETOKEN_DEVICE void load_values(const block<S>& b, lines& l, int chunk, int layer) {
-  const char* at[chunk_pages];
-  locate(b, chunk, layer_pages(b, layer) + page_positions * head_dim, at);
-  FORETOKEN_UNROLL
-  for (int p = 0; p < chunk_pages; ++p) {
-    FORETOKEN_UNROLL
-    for (int i = 0; i < steps_head; ++i) l.of[p][i] = load_line(at[p] + i * 512);
+FORETOKEN_DEVICE void copy_values(const block<S>& b, int warp, int chunk, int page, int layer) {
+  barrier* const arrival = b.weight_barrier(warp, values_arrive);
+  if (page == 0) barrier_expect(arrival, chunk_bytes);
+  const int number =
+      reinterpret_cast<const int*>(b.base() + memory<S>::pages)[chunk * chunk_pages + page];
+  bulk_copy(b.base() + memory<S>::values + warp * chunk_bytes + page * (chunk_bytes / chunk_pages),
+            head_page(layer_pages(b, layer), number) + page_positions * head_dim,
+            chunk_bytes / chunk_pages, arrival);
+}
+// Of this warp's chunk.
+template <class S>
+FORETOKEN_DEVICE void load_values(const block<S>& b, int chunk, int layer) {
+  if (chunk >= 0 && b.lane < chunk_pages) copy_values(b, b.warp, chunk, b.lane, layer);
+  __syncwarp();
+}
+// Of the first turn's chunks whose places are free as soon as gate and up are multiplied, by the
+// warps without a part in the FFN; the others' when down is, each by its warp.
+template <class S>
+FORETOKEN_DEVICE void load_early_values(const block<S>& b, int layer) {
+  constexpr int each = ceil_div(memory<S>::values_early, other_warps);
+  const int warp = (b.warp - tile_warps) * each + b.lane / chunk_pages;
+  if (layer < b.job.model.layer_count && b.lane < each * chunk_pages &&
+      warp < memory<S>::values_early && b.table().turns > 0) {
+    const int chunk = b.table().chunk[0][warp];
+    if (chunk >= 0) copy_values(b, warp, chunk, b.lane % chunk_pages, layer);
   }
+  __syncwarp();
+}
+template <class S>
+FORETOKEN_DEVICE bool late_values(const block<S>& b, int layer) {
+  return layer > 0 && b.warp >= memory<S>::values_early;
 }
 
 // The chunk a warp attends to.
@@ -136,31 +163,19 @@ FORETOKEN_DEVICE void patch_key(const block<S>& b, lines& l, const chunk_work& w
   }
 }
 
-FORETOKEN_DEVICE std::uint32_t with_half(std::uint32_t pair, std::uint16_t half, bool upper) {
-  return pick_bytes(pair, half, upper ? 0x5410u : 0x3254u);
-}
 template <class S>
-FORETOKEN_DEVICE void patch_value(const block<S>& b, lines& l, const chunk_work& work) {
+FORETOKEN_DEVICE void patch_value(const block<S>& b, const chunk_work& work) {
   using at = memory<S>;
-  const int token = work.newest_token();
-  if (b.lane % 4 != token % 8 / 2) return;
   const auto* const newest = reinterpret_cast<const std::uint16_t*>(
       b.base() + at::newest + work.pair * at::newest_bytes + head_dim * 2);
-  const bool upper = token % 2 != 0;
-  FORETOKEN_UNROLL
-  for (int p = 0; p < chunk_pages; ++p) {
-    if (afresh(p) != work.newest_page()) continue;
-    FORETOKEN_UNROLL
-    for (int i = 0; i < steps_head; ++i) {
-      const int dim = 16 * i + b.lane / 4;
-      const std::uint16_t low = newest[dim], high = newest[dim + 8];
-      u32x4& v = l.of[p][i];
-      v.x = token < 8 ? with_half(v.x, low, upper) : v.x;
-      v.y = token < 8 ? with_half(v.y, high, upper) : v.y;
-      v.z = token < 8 ? v.z : with_half(v.z, low, upper);
-      v.w = token < 8 ? v.w : with_half(v.w, high, upper);
-    }
+  auto* const page = reinterpret_cast<std::uint16_t*>(
+      b.base() + at::values + b.warp * chunk_bytes +
+      work.newest_page() * (chunk_bytes / chunk_pages));
+  for (int dim = b.lane; dim < head_dim; dim += 32) {
+    page[value_offset(work.newest_token(), dim)] = newest[dim];
   }
+  fence_stores_before_copies();
+  __syncwarp();
 }
 
 // S of the chunk, masked: of page p [0], [1] token g of columns 2q, 2q + 1; [2], [3] token g + 8.
@@ -245,26 +260,29 @@ struct chunk_results {  // of a turn's items, in items_at_once places; chunk: pl
 // O = V^T p into shared memory.
 template <class S>
 FORETOKEN_DEVICE void chunk_values(const block<S>& b,
-                                   const lines& l,
-                                   int chunk,
+                                   int place,
                                    const u32x2 (&weights)[chunk_pages]) {
   const int g = b.lane / 4, q = b.lane % 4;
-  float* const to = chunk_results<S>::o(b, chunk, 2 * q) + g / 2 * 4 + g % 2;
+  const char* const from = b.base() + memory<S>::values + b.warp * chunk_bytes + b.lane * 16;
+  float* const to = chunk_results<S>::o(b, place, 2 * q) + g / 2 * 4 + g % 2;
+  float o[steps_head][4] = {};
   FORETOKEN_UNROLL
-  for (int part = 0; part < steps_head; ++part) {
-    float o[4] = {0, 0, 0, 0};
+  for (int p = 0; p < chunk_pages; ++p) {
     FORETOKEN_UNROLL
-    for (int p = 0; p < chunk_pages; ++p) {
-      const u32x4& line = l.of[p][part];
+    for (int part = 0; part < steps_head; ++part) {
+      const u32x4 line = *reinterpret_cast<const u32x4*>(from + (p * steps_head + part) * 512);
       const std::uint32_t a[4] = {line.x, line.y, line.z, line.w};
       const std::uint32_t pair[2] = {weights[p].x, weights[p].y};
-      mma_in_place(o, a, pair);
+      mma_in_place(o[part], a, pair);
     }
+  }
+  FORETOKEN_UNROLL
+  for (int part = 0; part < steps_head; ++part) {
     FORETOKEN_UNROLL
     for (int i = 0; i < 2; ++i) {
       if (2 * q + i >= S::group) continue;
-      to[i * head_dim + part * 16] = o[i];
-      to[i * head_dim + part * 16 + 2] = o[2 + i];
+      to[i * head_dim + part * 16] = o[part][i];
+      to[i * head_dim + part * 16 + 2] = o[part][2 + i];
     }
   }
 }
@@ -309,7 +327,8 @@ FORETOKEN_DEVICE void send_span(const block<S>& b, int n, int i, const work_item
 
 // The warp's chunk of a turn, whose results go to `place`; `l` holds its keys.
 template <class S>
-FORETOKEN_DEVICE void attend_chunk(const block<S>& b, lines& l, int chunk, int place, int layer) {
+FORETOKEN_DEVICE void attend_chunk(
+    const block<S>& b, lines& l, int chunk, int place, int values_phase) {
   const work_item item = b.table().item[chunk / span_chunks];
   __builtin_assume(item.first >= 0 && item.position >= 0 && item.pair >= 0);
   const chunk_work work{item.pair,
@@ -319,7 +338,6 @@ FORETOKEN_DEVICE void attend_chunk(const block<S>& b, lines& l, int chunk, int p
   __syncwarp();
   float s[chunk_pages][4] = {};
   chunk_scores(b, s, l, work);
-  load_values(b, l, chunk, layer);
   u32x2 weights[chunk_pages];
   f32x2 m, sum;
   chunk_weights(s, weights, m, sum);
@@ -327,31 +345,33 @@ FORETOKEN_DEVICE void attend_chunk(const block<S>& b, lines& l, int chunk, int p
     *reinterpret_cast<f32x4*>(chunk_results<S>::ml(b, place, 2 * b.lane)) =
         f32x4{m.x, sum.x, m.y, sum.y};
   }
-  if (work.newest_here()) patch_value(b, l, work);
-  __syncwarp();
-  chunk_values(b, l, place, weights);
+  barrier_wait(b.weight_barrier(b.warp, values_arrive), values_phase);
+  if (work.newest_here()) patch_value(b, work);
+  chunk_values(b, place, weights);
 }
 
 // All items of the block in one layer, a turn after the other; `l` holds the keys of the warp's
-// chunk of the first turn.
+// chunk of the first turn, whose values are on their way. values_phase: of their barrier.
 template <class S>
-FORETOKEN_DEVICE void attend(const block<S>& b, lines& l, int layer) {
+FORETOKEN_DEVICE void attend(const block<S>& b, lines& l, int layer, int& values_phase) {
   const tables& t = b.table();
   FORETOKEN_UNROLL_BY(1)
   for (int turn = 0; turn < t.turns; ++turn) {
     const int chunk = chunk_of(b, turn), first = t.first_item[turn];
-    if (turn > 0) {
-      load_keys<0>(b, l, chunk, layer);
-      load_keys<2>(b, l, chunk, layer);
-      meet(meet_block, threads);  // the results before are folded
+    if (chunk >= 0) {
+      attend_chunk(b, l, chunk, chunk - first * span_chunks, values_phase);
+      values_phase ^= 1;
     }
-    if (chunk >= 0) attend_chunk(b, l, chunk, chunk - first * span_chunks, layer);
     meet(meet_block, threads);
     const int n = b.thread / (S::group * 16);
     if (first + n < t.first_item[turn + 1]) {
       send_span(b, n, b.thread % (S::group * 16), t.item[first + n]);
     }
     __syncwarp();
+    if (turn + 1 == t.turns) break;
+    load_values(b, chunk_of(b, turn + 1), layer);
+    load_keys<0, chunk_pages>(b, l, chunk_of(b, turn + 1), layer);
+    meet(meet_block, threads);  // the results are folded
   }
 }
 

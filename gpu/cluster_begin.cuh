@@ -110,7 +110,7 @@ FORETOKEN_DEVICE void fill_turns(const block<S>& b) {
   t.first_item[0] = 0;
   for (int n = 0; n < t.spans; ++n) {
     const int chunks = chunks_of(t.item[n]);
-    if (dealt + chunks > warps || n - t.first_item[turn] == memory<S>::items_at_once) {
+    if (dealt + chunks > memory<S>::chunks_at_once || n - t.first_item[turn] == memory<S>::items_at_once) {
       for (; dealt < warps; ++dealt) t.chunk[turn][dealt] = -1;
       t.first_item[++turn] = n;
       dealt = 0;
@@ -153,7 +153,7 @@ FORETOKEN_DEVICE void await(const block<S>& b, exchange which, int layer) {
   barrier_wait(b.arrival(which), layer & 1);
 }
 
-// Barriers, the first layer's weights and what follows from positions alone, while the step before
+// Barriers, the first layer's first weights and what follows from positions alone, while the step before
 // ends. Ends with a barrier of the cluster.
 template <class S>
 FORETOKEN_DEVICE void begin(block<S>& b) {
@@ -166,8 +166,6 @@ FORETOKEN_DEVICE void begin(block<S>& b) {
     const duties mine = duties_of(b);
     if (mine.q) load_record(b, b.warp, matrix::q, 0);
     if (mine.o) load_record(b, b.warp, matrix::o, 0);
-    if (mine.g) load_record(b, b.warp, matrix::g, 0);
-    if (mine.d) load_record(b, b.warp, matrix::d, 0);
   }
   fill_rows(b);
   block_sync();

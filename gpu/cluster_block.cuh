@@ -19,8 +19,7 @@ constexpr int spans_most = 32;  // a block attends to in one layer
 constexpr int chunk_pages = 4;
 constexpr int chunk_positions = chunk_pages * page_positions;
 constexpr int span_chunks = span_positions / chunk_positions;
-// A turn of attention has a chunk a warp and whole spans: four of them at least.
-constexpr int turns_most = spans_most / (warps / span_chunks);
+constexpr int chunk_bytes = chunk_positions * head_dim * 2;  // of keys, or of values
 static_assert(spans_most * span_chunks <= 128);
 constexpr int shared_most = 227 * 1024;
 
@@ -51,8 +50,8 @@ struct tables {
   work_item item[spans_most];                // this block's spans
   int spans;
   int turns;
-  int first_item[turns_most + 1];         // of a turn
-  std::int8_t chunk[turns_most][warps];  // item * span_chunks + its chunk; -1: none
+  int first_item[spans_most + 1];        // of a turn
+  std::int8_t chunk[spans_most][warps];  // item * span_chunks + its chunk; -1: none
   std::uint32_t bytes[exchanges];
   std::uint32_t clamped;
 };
@@ -98,8 +97,14 @@ struct memory {
   static constexpr int span_slots = (shared_most - spans) / span_bytes;
   static constexpr int end = shared_most;
   static_assert(hidden + hidden_bytes <= end && span_slots >= 2 * S::pairs / blocks);
-  static_assert(S::pairs <= rows_most * 4 && items_at_once >= warps / span_chunks &&
-                items_at_once * S::group * 16 <= threads);
+  static_assert(S::pairs <= rows_most * 4 && items_at_once * S::group * 16 <= threads);
+
+  // Values of a warp's chunk, in the slots of gate-up and down from one's product to the end of
+  // the next attention: the first places are those of gate-up alone.
+  static constexpr int values = S::slot_g;
+  static constexpr int values_early = (S::slot_d - S::slot_g) / chunk_bytes;
+  static constexpr int chunks_at_once = least(warps, (S::slots_end - S::slot_g) / chunk_bytes);
+  static_assert(chunks_at_once >= span_chunks && values_early <= 2 * other_warps);
 };
 
 template <class S>
@@ -175,6 +180,10 @@ FORETOKEN_DEVICE duties duties_of(const block<S>& b) {
 
 enum class matrix : std::uint8_t { q, o, g, d };
 
+// A warp's barriers: its records of a layer, the head's odd rounds, values of attention.
+enum warp_barrier : int { q_arrives, o_arrives, g_arrives, d_arrives, odd_arrives, values_arrive };
+static_assert(values_arrive < barriers_a_warp);
+
 template <class S>
 FORETOKEN_DEVICE char* slot_of_warp(const block<S>& b, int warp, matrix m) {
   switch (m) {
@@ -200,16 +209,16 @@ FORETOKEN_DEVICE void load_record(const block<S>& b, int warp, matrix m, int lay
   switch (m) {
     case matrix::q:
       return bulk_load(slot_of_warp(b, warp, m), from + S::at_q + warp * S::record_in, S::record_in,
-                       b.weight_barrier(warp, 0));
+                       b.weight_barrier(warp, q_arrives));
     case matrix::o:
       return bulk_load(slot_of_warp(b, warp, m), from + S::at_o + warp * S::record_out,
-                       S::record_out, b.weight_barrier(warp, 1));
+                       S::record_out, b.weight_barrier(warp, o_arrives));
     case matrix::g:
       return bulk_load(slot_of_warp(b, warp, m), from + S::at_g + warp * parts * S::record_in,
-                       parts * S::record_in, b.weight_barrier(warp, 2));
+                       parts * S::record_in, b.weight_barrier(warp, g_arrives));
     default:
       return bulk_load(slot_of_warp(b, warp, m), from + S::at_d + warp * S::record_ffn,
-                       S::record_ffn, b.weight_barrier(warp, 6));
+                       S::record_ffn, b.weight_barrier(warp, d_arrives));
   }
 }
 
@@ -233,10 +242,10 @@ FORETOKEN_DEVICE void load_head_tile(const block<S>& b, int round) {
   const std::byte* from = b.job.model.head + wide(b.rank) * S::head_bytes +
                           wide((round * tile_warps + b.warp) * parts) * S::record_in;
   if (round % 2 == 0) {
-    bulk_load(slot_of(b, matrix::g), from, parts * S::record_in, b.weight_barrier(b.warp, 2));
+    bulk_load(slot_of(b, matrix::g), from, parts * S::record_in, b.weight_barrier(b.warp, g_arrives));
     return;
   }
-  barrier* const arrival = b.weight_barrier(b.warp, 7);
+  barrier* const arrival = b.weight_barrier(b.warp, odd_arrives);
   barrier_expect(arrival, parts * S::record_in);
   bulk_copy(slot_of(b, matrix::q), from, S::record_in, arrival);
   bulk_copy(slot_of(b, matrix::o), from + S::record_in, S::record_in, arrival);

@@ -83,9 +83,10 @@ FORETOKEN_DEVICE int row_groups(const block<S>& b) {
 template <class S>
 FORETOKEN_DEVICE void serve_ffn(block<S>& b, int layer) {
   b.forget();
+  load_slots(b, matrix::g, layer);
+  load_slots(b, matrix::d, layer);
   prefetch_spans(b, layer + 1);
   load_slots(b, matrix::q, layer + 1);
-  if (layer > 0) load_slots(b, matrix::d, layer);
   await(b, to_ffn, layer);
   if (b.warp - tile_warps < row_groups(b)) row_scales(b, 1, b.warp - tile_warps);
   // The exchange to the down projection is still this layer's.
@@ -96,7 +97,7 @@ FORETOKEN_DEVICE void serve_ffn(block<S>& b, int layer) {
   __syncwarp();
   load_slots(b, matrix::o, layer + 1);
   meet(meet_scale, threads);  // gate and up are multiplied
-  load_slots(b, matrix::g, layer + 1);
+  load_early_values(b, layer + 1);
 }
 template <class S>
 FORETOKEN_DEVICE void serve_head(const block<S>& b) {
@@ -156,11 +157,14 @@ FORETOKEN_DEVICE lane_inputs output_inputs(const block<S>& b) {
 
 template <class S, class Watch>
 FORETOKEN_DEVICE void attention_half(
-    block<S>& b, const qkv_plan& plan, int layer, Watch& watch) {
+    block<S>& b, const qkv_plan& plan, int layer, int& values_phase, Watch& watch) {
+  const bool late = late_values(b, layer);
+  if (late && b.warp < tile_warps) load_values(b, chunk_of(b, 0), layer);
   lines l;
-  load_keys<0>(b, l, chunk_of(b, 0), layer);
-  const auto weights = unit_weights<S::steps_width>(b, matrix::q, 0, layer, duties_of(b).q);
+  load_keys<0, 2>(b, l, chunk_of(b, 0), layer);
+  const auto weights = unit_weights<S::steps_width>(b, matrix::q, q_arrives, layer, duties_of(b).q);
   await(b, to_next, layer);
+  if (late && b.warp >= tile_warps) load_values(b, chunk_of(b, 0), layer);
   watch.lap();
   // First the scales, which take long and little of the issue slots.
   if (warps - 1 - b.warp < row_groups(b)) row_scales(b, 0, warps - 1 - b.warp);
@@ -168,7 +172,7 @@ FORETOKEN_DEVICE void attention_half(
   meet(meet_qkv, threads);
   b.forget();
   watch.lap();
-  load_keys<2>(b, l, chunk_of(b, 0), layer);
+  load_keys<2, chunk_pages>(b, l, chunk_of(b, 0), layer);
   finish_qkv(b, plan, b.job.kv + (layer_pages(b, layer) - b.job.kv));
   watch.lap();
   if (b.table().bytes[to_attention] > 0) {
@@ -176,7 +180,7 @@ FORETOKEN_DEVICE void attention_half(
     b.forget();
     meet(meet_block, threads);  // results of chunks take the place of inputs and sums of q, k, v
     watch.lap();
-    attend(b, l, layer);
+    attend(b, l, layer, values_phase);
   }
   watch.lap();
 }
@@ -196,7 +200,7 @@ FORETOKEN_DEVICE void output_product(block<S>& b,
   }
   watch.lap();
   const f32x2 gain = gains_for(b, plan, 2 * layer + 1);
-  const auto weights = unit_weights<S::steps_out>(b, matrix::o, 1, layer, duties_of(b).o);
+  const auto weights = unit_weights<S::steps_out>(b, matrix::o, o_arrives, layer, duties_of(b).o);
   await(b, to_output, layer);
   b.forget();
   watch.lap();
@@ -211,7 +215,7 @@ FORETOKEN_DEVICE void output_product(block<S>& b,
 template <class S, class Watch>
 FORETOKEN_DEVICE void hidden_product(block<S>& b, int layer, Watch& watch) {
   using at = memory<S>;
-  if (duties_of(b).g) barrier_wait(b.weight_barrier(b.warp, 2), layer & 1);
+  if (duties_of(b).g) barrier_wait(b.weight_barrier(b.warp, g_arrives), layer & 1);
   await(b, to_ffn, layer);
   b.forget();
   watch.lap();
@@ -234,7 +238,7 @@ FORETOKEN_DEVICE void down_product(block<S>& b,
                                    int layer,
                                    Watch& watch) {
   const f32x2 gain = gains_for(b, plan, 2 * layer + 2);
-  if (duties_of(b).d) barrier_wait(b.weight_barrier(b.warp, 6), layer & 1);
+  if (duties_of(b).d) barrier_wait(b.weight_barrier(b.warp, d_arrives), layer & 1);
   await(b, to_down, layer);
   b.forget();
   watch.lap();
@@ -258,11 +262,13 @@ FORETOKEN_DEVICE void run_layers(block<S>& b, Watch& watch) {
   follow(b);
   if (b.warp < tile_warps) send_embedding(b, residual);
   plan_append(b, plan);
+  load_values(b, chunk_of(b, 0), 0);
+  int values_phase = 0;
   for (int layer = 0; layer < b.job.model.layer_count; ++layer) {
     watch.here = blockIdx.x == 0 && b.thread == 0 && layer == b.job.model.layer_count / 3;
     watch.lap();
     b.forget();
-    attention_half(b, plan, layer, watch);
+    attention_half(b, plan, layer, values_phase, watch);
     if (b.warp < tile_warps) {
       output_product(b, residual, layer, watch);
       hidden_product(b, layer, watch);

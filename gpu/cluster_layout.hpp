@@ -37,6 +37,9 @@ constexpr int record_bytes(int steps) {
 constexpr int ceil_div(int a, int b) {
   return (a + b - 1) / b;
 }
+constexpr int least(int a, int b) {
+  return a < b ? a : b;
+}
 
 // Width, Heads, KvHeads, Ffn, Vocabulary of the model; Columns = groups of 8 rows a lane can take.
 template <int Width, int Heads, int KvHeads, int Ffn, int Vocabulary, int Columns>
@@ -85,7 +88,7 @@ struct shape {
                 record_ffn >= 2 * record_in);  // the head uses these slots
 };
 
-constexpr int barriers_a_warp = 8;
+constexpr int barriers_a_warp = 6;
 
 using smollm2_135m_rows8 = shape<576, 9, 3, 1536, 49152, 1>;
 using tiny_rows8 = shape<320, 6, 2, 768, 2000, 1>;  // for tests: odd segments, ragged vocabulary

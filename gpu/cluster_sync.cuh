@@ -36,6 +36,11 @@ FORETOKEN_DEVICE void fence_barrier_init() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// What this thread stored in shared memory comes before what the copy engine brings there later.
+FORETOKEN_DEVICE void fence_stores_before_copies() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 // Copies global to shared memory; sizes and addresses are multiples of 16. The barrier expects it.
 FORETOKEN_DEVICE void bulk_copy(void* shared, const void* global, std::uint32_t bytes, barrier* b) {
   asm volatile(
