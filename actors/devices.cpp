@@ -146,11 +146,12 @@ result<prepared_device> prepare_gpu(const std::shared_ptr<gpu_family>& family,
             facts.ordinal, mib(plan->context_bytes), mib(plan->weight_bytes), mib(plan->kv_bytes),
             plan->kv_pages, mib(plan->workspace_bytes), mib(plan->beside_bytes),
             mib(plan->total_bytes()), mib(plan->pinned_bytes));
-  log::info("model", "decode steps of cuda:{} run on {}", facts.ordinal, plan->decode_path);
   FORETOKEN_TRY(check_memory("device", plan->total_bytes(), chosen));
   FORETOKEN_TRY(check_pages(plan->kv_pages, plan->kv_page_bytes));
   auto weights = family->library().prepare_weights(file, device, progress);
   if (!weights) return weights.error();
+  log::info("model", "decode steps of cuda:{} run on {}", facts.ordinal,
+            family->library().decode_path(**weights));
   const auto make = [family, shared = std::move(weights).value(), device, chosen, metrics,
                      pages = plan->kv_pages,
                      print = file.fingerprint]() -> result<std::unique_ptr<model::ops>> {

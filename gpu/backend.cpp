@@ -60,6 +60,8 @@ class linked_library final : public library {
     return load_weights(file, chosen, usable_context(*padded, chosen), progress);
   }
 
+  std::string decode_path(const weights& of) const override { return of.decode_path; }
+
   result<std::unique_ptr<model::ops>> make_ops(std::shared_ptr<const weights> from,
                                                const options& chosen) const override {
     options quiet = chosen;

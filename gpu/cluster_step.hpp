@@ -133,9 +133,10 @@ struct step_arguments {
 
 // Whether the device of this number has clusters of 16 blocks at all; needs no context.
 bool supported(int ordinal);
-// Raises the shared memory limit; once a device, before the first launch.
+// Raises the shared memory limit; once a device, before the question below and the first launch.
 status prepare(model_shape shape);
-// Clusters of this shape that run at once on the current device.
+// Clusters of this shape that run at once on the current device: 0 where a limit on its
+// multiprocessors, or the part of it that there is, leaves no 16 beside each other.
 result<int> lanes_of_device(model_shape shape);
 // Whether one lane can hold rows at these positions: 1..rows_max of them, not too long together.
 bool lane_fits(model_shape shape, std::span<const std::int32_t> positions);

@@ -97,12 +97,15 @@ const float* gains(const model::model_file& file, arena& space) {
 
 }  // namespace
 
-result<cluster::model_shape> cluster_shape(const model::model_file& file, const weights& filled) {
+result<cluster_choice> clusters_by_kind(const model::model_file& file,
+                                        const options& chosen,
+                                        const weights& filled) {
+  if (chosen.kv != kv_form::f16) return stays("keys and values are kept with 8 bits");
   if (!cluster::supported(filled.ordinal)) {
     return stays("the device has no clusters of 16 multiprocessors");
   }
-  auto shape = cluster::shape_for(file.shape);
-  if (!shape) return shape;
+  const auto shape = cluster::shape_for(file.shape);
+  if (!shape) return shape.error();
   if (!coded_layers(filled)) return stays("its layers are not kept as 4-bit codes");
   if (std::ranges::any_of(file.tensors.layers, any_bias)) return stays("the model has biases");
   if (file.tensors.norm_plus_one || filled.final_norm.range != 0) {
@@ -112,15 +115,40 @@ result<cluster::model_shape> cluster_shape(const model::model_file& file, const 
       filled.padded.head_dim != cluster::head_dim) {
     return stays("heads are not rotated as a whole");
   }
-  return shape;
+  return cluster_choice{*shape, cluster::lanes_at_once};
+}
+
+result<int> lanes_from(const result<int>& at_once) {
+  if (!at_once) {
+    if (at_once.error().code == errc::exhausted) return at_once;
+    return stays("the driver refuses clusters of 16 multiprocessors (" + at_once.error().message +
+                 ")");
+  }
+  if (*at_once < 1) return stays("what there is of the device has no room for a cluster");
+  return std::min(*at_once, cluster::lanes_at_once);
+}
+
+result<cluster_choice> clusters_there(const model::model_file& file,
+                                      const options& chosen,
+                                      const weights& filled) {
+  auto out = clusters_by_kind(file, chosen, filled);
+  if (!out) return out;
+  const status ready = cluster::prepare(out->shape);
+  const auto lanes =
+      lanes_from(ready ? cluster::lanes_of_device(out->shape) : result<int>(ready.error()));
+  if (!lanes) return lanes.error();
+  out->lanes = *lanes;
+  return out;
 }
 
 cluster_weights load_cluster_weights(const model::model_file& file,
-                                     cluster::model_shape shape,
+                                     const cluster_choice& choice,
                                      const weights& filled,
                                      arena& space) {
+  const cluster::model_shape shape = choice.shape;
   cluster_weights out;
   out.shape = shape;
+  out.lanes = choice.lanes;
   out.view.layers = streams_of_layers(file, shape, space);
   if (coded(filled.head)) out.view.head = streams_of_head(file.tensors.head, shape, space);
   out.view.gains = gains(file, space);

@@ -32,15 +32,15 @@ struct device_facts {
 
 // Device memory a model will take, as named parts; computed before any is taken.
 struct memory_plan {
-  std::uint64_t context_bytes = 0;    // the driver's, with our code loaded
-  std::uint64_t weight_bytes = 0;     // repacked weights (once a path), norms, biases, rope tables
+  std::uint64_t context_bytes = 0;  // the driver's, with our code loaded
+  // Repacked weights (once a path that the kind of device has), norms, biases, rope tables.
+  std::uint64_t weight_bytes = 0;
   std::uint64_t kv_bytes = 0;         // the pool
   std::uint64_t workspace_bytes = 0;  // activations, logits, page tables
   std::uint64_t beside_bytes = 0;     // the same for the steps beside the first, all together
   std::uint64_t pinned_bytes = 0;     // host memory: inputs and results of a step; not in the total
   int kv_pages = 0;
   std::uint64_t kv_page_bytes = 0;
-  std::string decode_path;  // which kernels decode steps run on and, if not the fastest, why
   std::uint64_t total_bytes() const noexcept {
     return context_bytes + weight_bytes + kv_bytes + workspace_bytes + beside_bytes;
   }
@@ -60,6 +60,8 @@ class library {
       const model::model_file& file,
       const options& chosen,
       const model::load_progress& progress) const = 0;
+  // Which kernels decode steps of these weights run on and, if not the fastest, why; for people.
+  virtual std::string decode_path(const weights& of) const = 0;
   // Called on the executor's own thread. Errors: exhausted, device.
   virtual result<std::unique_ptr<model::ops>> make_ops(std::shared_ptr<const weights> from,
                                                        const options& chosen) const = 0;
@@ -71,7 +73,7 @@ class library {
 // Compared as text, library against program: release, interface, compiler, and the sizes of what
 // both sides hold. The number goes up when a member changes its meaning.
 inline std::string interface_version() {
-  std::string text = "foretoken " FORETOKEN_VERSION " interface 4, gcc " __VERSION__ ", sizes";
+  std::string text = "foretoken " FORETOKEN_VERSION " interface 5, gcc " __VERSION__ ", sizes";
   for (const std::size_t size :
        {sizeof(options), sizeof(memory_plan), sizeof(device_facts), sizeof(model::model_file),
         sizeof(model::hyperparameters), sizeof(model::layer_tensors), sizeof(model::slice),

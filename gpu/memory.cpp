@@ -113,11 +113,10 @@ result<memory_plan> plan(const model::model_file& file, const options& chosen) {
   memory_plan out;
   out.kv_page_bytes = kv_page_bytes(*padded, chosen.kv);
   out.kv_pages = kv_pages(*padded, chosen);
-  const auto weights = needs_of(file, chosen, padded->context);
-  if (!weights) return weights.error();
+  const auto weight_bytes = weight_bytes_of(file, chosen, padded->context);
+  if (!weight_bytes) return weight_bytes.error();
   out.context_bytes = context_bytes;
-  out.weight_bytes = weights->bytes;
-  out.decode_path = weights->decode_path;
+  out.weight_bytes = *weight_bytes;
   // One page more than sequences can have: rows that pad a bucket write there.
   out.kv_bytes = (static_cast<std::uint64_t>(out.kv_pages) + 1) * out.kv_page_bytes;
   const step_sizes first(*padded, chosen, chosen.rows_max);

@@ -60,7 +60,6 @@ status step::take() {
          .dependent = false,
          .wide_mma = runtime::wide_mma(weights_->ordinal)};
 
-  FORETOKEN_TRY(prepare_clusters());
   const workspace_layout layout = lay_out(padded, sizes_);
   FORETOKEN_TRY(take_pool());
   auto space = runtime::buffer::take(runtime::place::device, layout.bytes);
@@ -105,7 +104,7 @@ status step::take() {
 status step::record_usual() {
   if (!chosen_.graphs) return {};
   const auto end = std::chrono::steady_clock::now() + chosen_.record_at_start / chosen_.flights;
-  const bool decodes = lanes_ == 0;  // else clusters run them, which are not recorded
+  const bool decodes = !weights_->clusters;  // else clusters run them, which are not recorded
   const model::micro_batch nobody;
   for (const step_bucket& each :
        usual_buckets(sizes_.rows, sizes_.head_rows, shape().context, decodes)) {

@@ -97,7 +97,6 @@ class step final : public model::ops {
   status queue_copies(const model::micro_batch& batch);
 
   // Decode steps on clusters (step_cluster.cpp).
-  status prepare_clusters();
   lane_deal deal() const noexcept;
   bool lane_holds(const model::micro_batch& batch, row_range own) const;
   bool fits_lanes(const model::micro_batch& batch) const;
@@ -169,7 +168,6 @@ class step final : public model::ops {
   bool split_ = false;
   std::uint64_t steps_ = 0, fail_at_step_ = 0;
   mode mode_ = mode::direct;
-  int lanes_ = 0;          // clusters at once; 0: none
   bool on_lanes_ = false;  // this step
   status queued_;          // the first launch that failed
   std::vector<std::function<status()>> pending_;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Decode steps on clusters: one row of each sequence, dealt over lanes of a launch. The general
 // path gives the same bits, so which of them runs a step may depend on what else is in it.
-#include <algorithm>
 #include <array>
 
 #include "gpu/step.hpp"
@@ -15,18 +14,9 @@ std::size_t size_of(int n) {
 
 }  // namespace
 
-status step::prepare_clusters() {
-  if (!weights_->clusters) return {};
-  const cluster::model_shape shape = weights_->clusters->shape;
-  FORETOKEN_TRY(cluster::prepare(shape));
-  const auto lanes = cluster::lanes_of_device(shape);
-  if (!lanes) return lanes.error();
-  lanes_ = std::min(*lanes, cluster::lanes_at_once);
-  return {};
-}
-
 lane_deal step::deal() const noexcept {
-  return {row_count_, lanes_, cluster::limits_of(weights_->clusters->shape).rows_max};
+  const cluster_weights& from = *weights_->clusters;
+  return {row_count_, from.lanes, cluster::limits_of(from.shape).rows_max};
 }
 
 // The head of the step itself gives logits of all rows, into the one block there is for them.
@@ -50,7 +40,7 @@ bool step::lane_holds(const model::micro_batch& batch, row_range own) const {
 // One token a sequence.
 bool step::fits_lanes(const model::micro_batch& batch) const {
   const int rows = static_cast<int>(batch.slices.size());
-  if (lanes_ == 0 || rows == 0 || rows != row_count_) return false;
+  if (!weights_->clusters || rows == 0 || rows != row_count_) return false;
   const lane_deal all = deal();
   for (int i = 0; i < all.launches(); ++i) {
     const row_range here = all.launch(i);

@@ -45,7 +45,7 @@ class loader {
          const options& chosen,
          int context,
          arena& space,
-         const model::load_progress& progress)
+         const model::load_progress* progress = nullptr)
       : file_(file), chosen_(chosen), context_(context), space_(space), progress_(progress) {}
 
   void fill(weights& out) {
@@ -62,23 +62,18 @@ class loader {
           rope < 0 ? 0 : file_.shape.ropes[static_cast<std::size_t>(rope)].frequency.size();
       out.layers.push_back(layer(from.layers[i], out.padded, static_cast<int>(pairs)));
     }
-    fill_clusters(out);
+  }
+  void fill_clusters(weights& out, const result<cluster_choice>& choice) {
+    if (!choice) {
+      out.decode_path = "the general path, because " + choice.error().message;
+      return;
+    }
+    out.decode_path =
+        "clusters of 16 multiprocessors, up to " + std::to_string(choice->lanes) + " at once";
+    out.clusters = load_cluster_weights(file_, *choice, out, space_);
   }
 
  private:
-  void fill_clusters(weights& out) {
-    if (chosen_.kv != kv_form::f16) {
-      out.decode_path = "the general path, because keys and values are kept with 8 bits";
-      return;
-    }
-    const auto shape = cluster_shape(file_, out);
-    if (!shape) {
-      out.decode_path = "the general path, because " + shape.error().message;
-      return;
-    }
-    out.decode_path = "clusters of 16 multiprocessors";
-    out.clusters = load_cluster_weights(file_, *shape, out, space_);
-  }
   norm_parameters norm(const tensor& weight, const tensor& bias) {
     if (weight.empty()) return {};
     norm_parameters out;
@@ -160,7 +155,7 @@ class loader {
       if (row.part != nullptr && row.index == 0) done_ += row.part->bytes.size();
     }
     const std::uint64_t total = std::max<std::uint64_t>(file_.file_bytes, 1);
-    if (progress_) progress_(std::min(done_, total), total);
+    if (progress_ != nullptr && *progress_) (*progress_)(std::min(done_, total), total);
   }
 
   layer_weights layer(const model::layer_tensors& from,
@@ -204,7 +199,7 @@ class loader {
   const options& chosen_;
   int context_;
   arena& space_;
-  const model::load_progress& progress_;
+  const model::load_progress* progress_;
   std::uint64_t done_ = 0;
 };
 
@@ -250,29 +245,41 @@ result<model::hyperparameters> padded_shape(const model::hyperparameters& shape)
   return out;
 }
 
-result<weight_needs> needs_of(const model::model_file& file, const options& chosen, int context) {
-  auto out = bare(file, chosen, context);
-  if (!out) return std::move(out).error();
+result<std::uint64_t> weight_bytes_of(const model::model_file& file,
+                                      const options& chosen,
+                                      int context) {
+  auto counted = bare(file, chosen, context);
+  if (!counted) return std::move(counted).error();
   arena space;
-  loader(file, chosen, context, space, {}).fill(**out);
-  return weight_needs{space.used(), (*out)->decode_path};
+  loader counter(file, chosen, context, space);
+  counter.fill(**counted);
+  counter.fill_clusters(**counted, clusters_by_kind(file, chosen, **counted));
+  return space.used();
 }
 
 result<std::shared_ptr<const weights>> load_weights(const model::model_file& file,
                                                     const options& chosen,
                                                     int context,
                                                     const model::load_progress& progress) {
-  auto out = bare(file, chosen, context);
-  if (!out) return std::move(out).error();
-  const auto needs = needs_of(file, chosen, context);
-  if (!needs) return needs.error();
-  auto memory = runtime::buffer::take(runtime::place::device, needs->bytes);
+  auto counted = bare(file, chosen, context);
+  if (!counted) return std::move(counted).error();
+  arena sizes;
+  loader counter(file, chosen, context, sizes);
+  counter.fill(**counted);
+  const auto clusters = clusters_there(file, chosen, **counted);
+  if (!clusters && clusters.error().code == errc::exhausted) return clusters.error();
+  counter.fill_clusters(**counted, clusters);
+  auto memory = runtime::buffer::take(runtime::place::device, sizes.used());
   if (!memory) return std::move(memory).error();
   auto queue = runtime::stream::make();
   if (!queue) return std::move(queue).error();
+  auto out = bare(file, chosen, context);
+  if (!out) return std::move(out).error();
   (*out)->memory = *std::move(memory);
   arena space((*out)->memory.data(), &*queue);
-  loader(file, chosen, context, space, progress).fill(**out);
+  loader filler(file, chosen, context, space, &progress);
+  filler.fill(**out);
+  filler.fill_clusters(**out, clusters);
   FORETOKEN_TRY(space.state());
   return std::shared_ptr<const weights>(*std::move(out));
 }

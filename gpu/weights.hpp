@@ -35,6 +35,7 @@ struct rope_table {
 // The same model for decode steps on clusters (cluster_weights.hpp).
 struct cluster_weights {
   cluster::model_shape shape{};
+  int lanes = 0;  // clusters at once
   cluster::weights view;
 };
 
@@ -48,7 +49,7 @@ class weights {
   std::vector<layer_weights> layers;
   std::vector<rope_table> ropes;
   std::optional<cluster_weights> clusters;
-  std::string decode_path;  // which path decode steps take, for people
+  std::string decode_path;  // library::decode_path()
   runtime::buffer memory;   // what all of the above points into
 };
 
@@ -56,12 +57,10 @@ class weights {
 result<model::hyperparameters> padded_shape(const model::hyperparameters& shape);
 int padded_pairs(std::size_t pairs) noexcept;
 
-// What load_weights() will take of device memory, and what for.
-struct weight_needs {
-  std::uint64_t bytes = 0;
-  std::string decode_path;
-};
-result<weight_needs> needs_of(const model::model_file& file, const options& chosen, int context);
+// What load_weights() will take of device memory at most: it asks the driver whether clusters fit.
+result<std::uint64_t> weight_bytes_of(const model::model_file& file,
+                                      const options& chosen,
+                                      int context);
 result<std::shared_ptr<const weights>> load_weights(const model::model_file& file,
                                                     const options& chosen,
                                                     int context,

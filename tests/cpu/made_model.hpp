@@ -21,9 +21,9 @@
 
 namespace foretoken::test {
 
-// How the matrices are stored: as floats, or in blocks of 32 bytes with a scale (those whose
+// How the matrices are stored: as floats, or in blocks of 32 codes with a scale (those whose
 // columns are whole blocks).
-enum class stored { floats, q8_0 };
+enum class stored { floats, q8_0, q4_0 };
 
 class made_model final : public model::model_file {
  public:
@@ -104,25 +104,30 @@ class made_model final : public model::model_file {
     out.rows = rows;
     out.columns = columns;
     out.bytes = std::as_bytes(std::span(values));
-    if (how_ == stored::q8_0 && rows > 1 && columns % 32 == 0) quantise(out, values);
+    if (how_ != stored::floats && rows > 1 && columns % 32 == 0) quantise(out, values);
     return out;
   }
   void quantise(model::tensor& target, const std::vector<float>& values) {
+    const bool whole = how_ == stored::q8_0;
+    const float most = whole ? 127 : 7;
     auto& blocks = blocks_.emplace_back();
     for (std::size_t first = 0; first < values.size(); first += 32) {
       float largest = 1e-6f;
       for (std::size_t i = first; i < first + 32; ++i)
         largest = std::max(largest, std::abs(values[i]));
-      const std::uint16_t scale = float_to_f16(largest / 127);
+      const std::uint16_t scale = float_to_f16(largest / most);
       blocks.push_back(static_cast<std::byte>(scale & 255u));
       blocks.push_back(static_cast<std::byte>(scale >> 8));
-      for (std::size_t i = first; i < first + 32; ++i) {
-        const float quant = std::nearbyint(values[i] / f16_to_float(scale));
-        const auto byte = static_cast<std::int8_t>(std::clamp(quant, -127.0f, 127.0f));
+      const auto code = [&](std::size_t i) {
+        const float quant = std::nearbyint(values[first + i] / f16_to_float(scale));
+        return static_cast<int>(std::clamp(quant, -most, most));
+      };
+      for (std::size_t i = 0; i < (whole ? 32u : 16u); ++i) {
+        const int byte = whole ? code(i) : code(i) + 8 + (code(i + 16) + 8) * 16;
         blocks.push_back(static_cast<std::byte>(byte));
       }
     }
-    target.type = model::dtype::q8_0;
+    target.type = whole ? model::dtype::q8_0 : model::dtype::q4_0;
     target.bytes = blocks;
   }
   stored how_;

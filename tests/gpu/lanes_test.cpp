@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gpu/lanes.hpp"
 
-#include <doctest/doctest.h>
+#include "gpu/cluster_weights.hpp"
+#include "tests/gpu/device.hpp"
 
 namespace foretoken::gpu {
 namespace {
@@ -44,6 +45,56 @@ TEST_CASE("lanes: one row a lane while there are lanes, then evenly, also over t
   CHECK(two.launches() == 2);
   CHECK(two.launch(0).count() == 32);
   CHECK(part_of(two.launch(1), 0, 7).count() == 4);
+}
+
+TEST_CASE("lanes: as many as the driver has room for, at most seven; else the general path") {
+  CHECK(*lanes_from(7) == 7);
+  CHECK(*lanes_from(2) == 2);
+  CHECK(*lanes_from(8) == 7);
+  for (const result<int>& said :
+       {result<int>(0), result<int>(error{errc::device, "clusters at once: not supported"})}) {
+    const auto refused = lanes_from(said);
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().code == errc::unsupported);
+  }
+  const auto unasked = lanes_from(error{errc::device, "not supported"});
+  CHECK(unasked.error().message.find("not supported") != std::string::npos);
+  CHECK(lanes_from(error{errc::exhausted, "full"}).error().code == errc::exhausted);
+}
+
+// The shape that is compiled for tests.
+model::hyperparameters cluster_shape() {
+  model::hyperparameters shape = test::small_shape();
+  shape.width = 320;
+  shape.head_dim = 64;
+  shape.ffn = 768;
+  shape.vocabulary = 2000;
+  shape.ropes[0].frequency.clear();
+  for (int i = 0; i < 32; ++i) {
+    shape.ropes[0].frequency.push_back(std::exp(-0.1f * static_cast<float>(i)));
+  }
+  return shape;
+}
+
+// The second emulated device is of a kind with clusters and has room for none.
+TEST_CASE("lanes: a part of a device without room for a cluster decodes on the general path") {
+  test::made_model file(cluster_shape(), test::stored::q4_0);
+  auto elsewhere = test::gpu_options();
+  elsewhere.device = 1;
+  const auto first = linked().prepare_weights(file, test::gpu_options(), {});
+  const auto second = linked().prepare_weights(file, elsewhere, {});
+  REQUIRE(first);
+  REQUIRE(second);
+  CHECK(linked().decode_path(**first).find("has no clusters") != std::string::npos);
+  CHECK(linked().decode_path(**second) ==
+        "the general path, because what there is of the device has no room for a cluster");
+  CHECK((*second)->memory.bytes() == (*first)->memory.bytes());
+  const auto planned = linked().plan_memory(file, elsewhere);
+  CHECK(planned->weight_bytes > (*second)->memory.bytes());
+  const auto text = file.tokens(20);
+  const auto pages = test::pages_from(0, 2);
+  test::gpu_device general(file), part(file, elsewhere);
+  CHECK(part.read(text, pages, 7) == general.read(text, pages, 1));
 }
 
 }  // namespace
