@@ -11,9 +11,6 @@ bool supported(int ordinal) {
 limits limits_of(model_shape) {
   return {};
 }
-bool lane_fits(model_shape, std::span<const std::int32_t>) {
-  return false;
-}
 status prepare(model_shape) {
   return {};
 }

@@ -68,7 +68,8 @@ using kernel = void (*)(step_arguments);
 
 template <class S>
 constexpr limits limits_for() {
-  return {S::rows, S::kv_heads, memory<S>::span_slots, memory<S>::end};
+  static_assert(span_positions == attention_span);  // lane_fits()
+  return {S::rows, S::kv_heads, spans_most, memory<S>::span_slots, memory<S>::end};
 }
 kernel kernel_of(model_shape shape, bool timed = false) {
   if (shape == model_shape::tiny) return step_kernel<tiny_rows8, false>;
@@ -133,27 +134,13 @@ bool supported(int ordinal) {
          attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) >= shared_most;
 }
 
-bool lane_fits(model_shape shape, std::span<const std::int32_t> positions) {
-  const limits most = limits_of(shape);
-  const int rows = static_cast<int>(positions.size());
-  if (rows < 1 || rows > most.rows_max) return false;
-  int merged[blocks] = {}, spans = 0;
-  for (int p = 0; p < rows * most.kv_heads; ++p) {
-    const int of_pair = positions[static_cast<std::size_t>(p / most.kv_heads)] / span_positions + 1;
-    merged[p % blocks] += of_pair;
-    spans += of_pair;
-    if (merged[p % blocks] > most.spans_max || spans > spans_most * blocks) return false;
-  }
-  return true;
-}
-
 status launch(model_shape shape, const step_arguments& step, cudaStream_t stream) {
   const limits most = limits_of(shape);
   if (step.lanes < 1 || step.lanes > lanes_at_once) return invalid("lanes", "1 to 7 of them");
   for (int i = 0; i < step.lanes; ++i) {
     const lane_rows& lane = step.lane[i];
     const int rows = std::clamp(lane.rows, 0, lane_rows_most);
-    if (rows != lane.rows || !lane_fits(shape, {lane.position, static_cast<std::size_t>(rows)})) {
+    if (rows != lane.rows || !lane_fits(most, {lane.position, static_cast<std::size_t>(rows)})) {
       return unsupported("rows", "more, or longer ones, than one cluster takes");
     }
   }

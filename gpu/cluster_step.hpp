@@ -32,8 +32,9 @@ enum class model_shape : std::uint8_t { smollm2_135m, tiny };
 struct limits {
   int rows_max = 0;  // of a lane
   int kv_heads = 0;
-  // Of 256 positions: the most for all sequences whose attention one block merges.
-  int spans_max = 0;
+  // Of 256 positions: the most that one block attends to, and the most for all sequences whose
+  // attention one block merges.
+  int spans_read_max = 0, spans_max = 0;
   int shared_bytes = 0;  // of a block
 };
 limits limits_of(model_shape shape);
@@ -139,7 +140,7 @@ status prepare(model_shape shape);
 // multiprocessors, or the part of it that there is, leaves no 16 beside each other.
 result<int> lanes_of_device(model_shape shape);
 // Whether one lane can hold rows at these positions: 1..rows_max of them, not too long together.
-bool lane_fits(model_shape shape, std::span<const std::int32_t> positions);
+bool lane_fits(const limits& most, std::span<const std::int32_t> positions);
 // Queues the step. REQUIRES 1..rows_max rows in each lane, positions within `angles` and the
 // tables.
 status launch(model_shape shape, const step_arguments& step, CUstream_st* stream);

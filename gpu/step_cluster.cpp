@@ -34,7 +34,8 @@ bool step::lane_holds(const model::micro_batch& batch, row_range own) const {
   for (int r = own.first; r < own.end; ++r) {
     positions[size_of(r - own.first)] = batch.slices[size_of(r)].position;
   }
-  return cluster::lane_fits(weights_->clusters->shape, {positions.data(), size_of(own.count())});
+  return cluster::lane_fits(cluster::limits_of(weights_->clusters->shape),
+                            {positions.data(), size_of(own.count())});
 }
 
 // One token a sequence.

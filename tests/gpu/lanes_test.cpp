@@ -62,6 +62,38 @@ TEST_CASE("lanes: as many as the driver has room for, at most seven; else the ge
   CHECK(lanes_from(error{errc::exhausted, "full"}).error().code == errc::exhausted);
 }
 
+// SmolLM2-135M's: pair 16, of row 5, is merged where pair 0 is, of row 0.
+TEST_CASE("lanes: exactly the spans that one block merges fit, and not one more") {
+  const cluster::limits most{8, 3, 32, 17, 0};
+  std::vector<std::int32_t> positions(8, 8 * attention_span - 1);
+  CHECK(lane_fits(most, positions));
+  positions[0] = 9 * attention_span - 1;
+  CHECK(lane_fits(most, positions));
+  ++positions[0];
+  CHECK_FALSE(lane_fits(most, positions));
+  positions = {17 * attention_span - 1};
+  CHECK(lane_fits(most, positions));
+  ++positions[0];
+  CHECK_FALSE(lane_fits(most, positions));
+}
+
+TEST_CASE("lanes: exactly the spans that the blocks attend to fit, and not one more") {
+  const cluster::limits most{8, 2, 32, 123, 0};
+  std::vector<std::int32_t> positions(8, 32 * attention_span - 1);
+  CHECK(lane_fits(most, positions));
+  ++positions[7];
+  CHECK_FALSE(lane_fits(most, positions));
+}
+
+TEST_CASE("lanes: one row at least and no more than a lane takes") {
+  const cluster::limits most{8, 3, 32, 17, 0};
+  CHECK_FALSE(lane_fits(most, {}));
+  CHECK(lane_fits(most, std::vector<std::int32_t>(8, 0)));
+  CHECK_FALSE(lane_fits(most, std::vector<std::int32_t>(9, 0)));
+  CHECK_FALSE(
+      lane_fits(cluster::limits_of(cluster::model_shape::tiny), std::vector<std::int32_t>{0}));
+}
+
 // The shape that is compiled for tests.
 model::hyperparameters cluster_shape() {
   model::hyperparameters shape = test::small_shape();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The cluster-resident step against the general path's kernels, bit for bit: the same rows, the
 // same weights, the same pool of keys and values; logits and what is appended must be equal.
+#include <algorithm>
 #include <string>
 
 #include "gpu/kernels.hpp"
@@ -188,18 +189,54 @@ int count_differences(const char* what,
   return failures;
 }
 
-int compare(model_shape shape, bool neighbours) {
-  const random_model model(shape, neighbours, 77);
-  const uploaded_model uploaded(model);
-  const kv_pool pool(model.size, 8, 800);
-  check(prepare(shape));
-  const std::vector<std::int32_t> positions{0, 15, 16, 255, 256, 511, 777, 63};
+// The most that eight rows of one lane may have: pairs 0 and 16 are merged by the same block.
+std::vector<std::int32_t> longest(model_shape shape) {
+  const int spans = limits_of(shape).spans_max, half = spans / 2;
+  std::vector<std::int32_t> out(8, half * gpu::attention_span - 1);
+  out[0] = (spans - half) * gpu::attention_span - 1;
+  return out;
+}
+
+// Positions of eight rows of one lane.
+std::vector<std::vector<std::int32_t>> cases(model_shape shape) {
+  std::vector<std::vector<std::int32_t>> out{{0, 15, 16, 255, 256, 511, 777, 63},
+                                             {1800, 0, 2047, 15, 1800, 2047, 256, 1023},
+                                             std::vector<std::int32_t>(8, 2047)};
+  if (longest(shape)[0] < random_model::context) out.push_back(longest(shape));
+  return out;
+}
+int context_of(const std::vector<std::vector<std::int32_t>>& all) {
+  int most = 0;
+  for (const auto& each : all) most = std::max(most, *std::max_element(each.begin(), each.end()));
+  return most + 1;
+}
+
+// A model and everything that both paths need of it.
+struct both_paths {
+  const random_model model;
+  const uploaded_model uploaded;
+  const kv_pool pool;
+  general_step general;
+  both_paths(model_shape shape, bool neighbours)
+      : model(shape, neighbours, 77),
+        uploaded(model),
+        pool(model.size, 8, context_of(cases(shape))),
+        general(model, uploaded, pool) {}
+};
+
+// Eight rows in one lane.
+int compare_rows(both_paths& here, const std::vector<std::int32_t>& positions) {
+  const random_model& model = here.model;
+  const kv_pool& pool = here.pool;
+  general_step& general = here.general;
+  const model_shape shape = model.size.shape;
   std::vector<std::int32_t> tokens;
   for (int i = 0; i < 8; ++i) tokens.push_back((i * 7919 + 13) % model.size.vocabulary);
 
   const on_device<float> logits(std::size_t(8) * model.size.vocabulary);
+  pool.fill();
   step_arguments step;
-  step.model = uploaded.view();
+  step.model = here.uploaded.view();
   step.kv = pool.values.at;
   step.pages = pool.pages;
   step.page_tables = pool.tables.at;
@@ -218,8 +255,8 @@ int compare(model_shape shape, bool neighbours) {
   const std::vector<std::uint16_t> pool_of_cluster = pool.values.read();
 
   pool.fill();
-  general_step general(model, uploaded, pool);
-  const std::vector<float> of_general = general.run(tokens, positions, 777);
+  const std::vector<float> of_general =
+      general.run(tokens, positions, *std::max_element(positions.begin(), positions.end()));
   const std::vector<std::uint16_t> pool_of_general = pool.values.read();
   std::size_t different_lines = 0;
   for (std::size_t i = 0; i < pool_of_general.size(); ++i) {
@@ -242,6 +279,27 @@ int compare(model_shape shape, bool neighbours) {
   std::printf("%s keys and values: %zu differ\n", different_lines == 0 ? "ok  " : "FAIL",
               different_lines);
   return failures + (different_lines != 0);
+}
+
+int refuse(const both_paths& here, std::vector<std::int32_t> positions) {
+  ++positions[0];
+  step_arguments step;
+  step.model = here.uploaded.view();
+  step.lanes = 1;
+  step.lane[0].rows = 8;
+  std::copy(positions.begin(), positions.end(), step.lane[0].position);
+  const status launched = launch(here.model.size.shape, step, nullptr);
+  const bool good = !launched && launched.error().code == errc::unsupported;
+  std::printf("%s a span more than a lane takes is refused\n", good ? "ok  " : "FAIL");
+  return good ? 0 : 1;
+}
+
+int compare(model_shape shape, bool neighbours) {
+  check(prepare(shape));
+  both_paths here(shape, neighbours);
+  int failures = refuse(here, longest(shape));
+  for (const auto& positions : cases(shape)) failures += compare_rows(here, positions);
+  return failures;
 }
 
 }  // namespace

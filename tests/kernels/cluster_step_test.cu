@@ -140,30 +140,23 @@ void against_reference(const random_model& model,
   report(error < 4e-3 && record.step == 5 && record.clamped == 0, text);
 }
 
-void test_shape(model_shape shape, bool neighbours, int references, bool once = false) {
-  const random_model model(shape, neighbours, 1234);
-  const uploaded_model uploaded(model);
-  const int context = 800;
+void test_rows(const uploaded_model& uploaded,
+               const std::vector<int>& positions,
+               int references,
+               bool once) {
+  const random_model& model = uploaded.host;
+  const int context = *std::max_element(positions.begin(), positions.end()) + 1;
   const kv_pool pool(model.size, 8, context);
   const std::vector<std::uint16_t> before = pool.values.read();
-  check(prepare(shape));
-  const auto lanes = lanes_of_device(shape);
-  check(lanes ? status{} : status{lanes.error()});
-  std::printf("%s, %s rope, clusters at once: %d\n",
-              shape == model_shape::tiny ? "tiny" : "SmolLM2-135M",
-              neighbours ? "neighbour" : "half", lanes.value());
   std::vector<sequence_row> rows;
-  const int positions[8] = {0, 15, 16, 255, 256, 511, 777, 64};
   for (int i = 0; i < 8; ++i)
-    rows.push_back({i, (i * 7919 + 13) % model.size.vocabulary, positions[i]});
+    rows.push_back({i, (i * 7919 + 13) % model.size.vocabulary, positions[std::size_t(i)]});
 
   bench_step step(uploaded, pool);
   const outcome eight = step.run({rows});
-  for (int i = 0; i < 8; ++i) {
-    if (i < references || shape == model_shape::tiny) {
-      const int which = (i * 5 + 6) % 8;
-      against_reference(model, pool, before, eight, which, rows[which]);
-    }
+  for (int i = 0; i < references; ++i) {
+    const int which = (i * 5 + 6) % 8;
+    against_reference(model, pool, before, eight, which, rows[which]);
   }
   if (once) return;
   const outcome again = step.run({rows});
@@ -185,6 +178,21 @@ void test_shape(model_shape shape, bool neighbours, int references, bool once = 
     report(same_bits(model.size, eight, order[i], reversed, i),
            "row " + std::to_string(order[i]) + " of 8 = in other company");
   }
+}
+
+// `references` rows of eight against the double precision step, of short ones and of short and long
+// ones mixed; `once`: of short ones alone, and nothing else.
+void test_shape(model_shape shape, bool neighbours, int references, bool once = false) {
+  const random_model model(shape, neighbours, 1234);
+  const uploaded_model uploaded(model);
+  check(prepare(shape));
+  const auto lanes = lanes_of_device(shape);
+  check(lanes ? status{} : status{lanes.error()});
+  std::printf("%s, %s rope, clusters at once: %d\n",
+              shape == model_shape::tiny ? "tiny" : "SmolLM2-135M",
+              neighbours ? "neighbour" : "half", lanes.value());
+  test_rows(uploaded, {0, 15, 16, 255, 256, 511, 777, 64}, references, once);
+  if (!once) test_rows(uploaded, {256, 15, 0, 2047, 1023, 2047, 1800, 1800}, references, false);
 }
 
 }  // namespace

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// What one lane holds: spans of all its (row, KV head) pairs, numbered through, go to the blocks in
+// turn; a pair's results go to block pair % 16.
+#include "gpu/cluster_layout.hpp"
+#include "gpu/cluster_step.hpp"
+
+namespace foretoken::gpu::cluster {
+
+bool lane_fits(const limits& most, std::span<const std::int32_t> positions) {
+  const int rows = static_cast<int>(positions.size());
+  if (rows < 1 || rows > most.rows_max) return false;
+  int merged[blocks] = {}, spans = 0;
+  for (int p = 0; p < rows * most.kv_heads; ++p) {
+    const int of_pair = positions[static_cast<std::size_t>(p / most.kv_heads)] / attention_span + 1;
+    merged[p % blocks] += of_pair;
+    spans += of_pair;
+    if (merged[p % blocks] > most.spans_max || spans > most.spans_read_max * blocks) return false;
+  }
+  return true;
+}
+
+}  // namespace foretoken::gpu::cluster
