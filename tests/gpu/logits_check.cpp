@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A device against the references of tests/data/reference, through nothing but the ops contract:
-// top-1, KL and losses of the real model, every logit of the tiny ones, and that a row has the same
-// bits alone, in a batch of 64 and in chunks. Prints one JSON object; exit 1 when a bar is missed.
+// top-1, KL and losses of the real model, every logit of the tiny ones, that a row has the same
+// bits alone, in a batch of 64 and in chunks, and that the tokens drawn are those of
+// model::sample(). Prints one JSON object; exit 1 when a bar is missed.
 //
 //   logits_check DEVICE DATA tiny | logits_check DEVICE DATA model FILE
 //
@@ -22,12 +23,14 @@
 #include "actors/devices.hpp"
 #include "base/log.hpp"
 #include "model/forward.hpp"
+#include "tests/gpu/drawn_rows.hpp"
 #include "tests/reference/worst.hpp"
 
 namespace {
 
 using namespace foretoken;
 using nlohmann::json;
+using test::same_bits;
 
 constexpr int alternatives = 64;  // the reference lists 32 tokens a position
 
@@ -96,13 +99,6 @@ class reader {
   std::shared_ptr<const model::sampling_parameters> how_;
 };
 
-bool same_bits(const model::sampled& a, const model::sampled& b) {
-  return a.id == b.id && a.logprob == b.logprob && a.top.size() == b.top.size() &&
-         std::equal(a.top.begin(), a.top.end(), b.top.begin(), [](const auto& x, const auto& y) {
-           return x.id == y.id && x.logprob == y.logprob;
-         });
-}
-
 // Decode rows of 64 sequences at once, and prefill in chunks of 1, 7 and all, against each other.
 json check_bits(reader& read, const std::vector<token>& text) {
   const auto whole = read.read(text, 512);
@@ -151,6 +147,11 @@ double divergence(const json& position, const model::sampled& got) {
   return kl;
 }
 
+json first_text(const std::string& data) {
+  const json all = read_json(data + "/perplexity.json")["texts"];
+  return read_json(data + "/top1/" + all.begin().key() + ".json");
+}
+
 json check_model(reader& read, const std::string& data) {
   std::size_t all = 0, agree = 0, clear_misses = 0;
   double worst_nll = 0;
@@ -187,8 +188,7 @@ json check_model(reader& read, const std::string& data) {
   const double share =
       static_cast<double>(agree) / static_cast<double>(std::max<std::size_t>(all, 1));
   const double mean = kl / static_cast<double>(std::max<std::size_t>(positions, 1));
-  const auto text = read_json(data + "/top1/" + perplexity.begin().key() + ".json")["ids"]
-                        .get<std::vector<token>>();
+  const auto text = first_text(data)["ids"].get<std::vector<token>>();
   json out{{"top1_share", share},
            {"positions", all},
            {"clear_misses", clear_misses},
@@ -252,6 +252,9 @@ json check_file(const char* device,
   if (!ops) return {{"holds", false}, {"error", to_string(ops.error())}};
   reader read(**ops, tiny ? (*file)->shape.vocabulary : alternatives);
   json out = tiny ? check_tiny(read, read_json(path / "expected.json")) : check_model(read, data);
+  const json text = tiny ? read_json(path / "expected.json")["inputs"].back() : first_text(data);
+  out["draws"] = test::check_draws(**ops, text["ids"].get<std::vector<token>>());
+  out["holds"] = out["holds"].get<bool>() && out["draws"]["holds"].get<bool>();
   out["device"] = prepared->name;
   return out;
 }
