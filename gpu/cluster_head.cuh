@@ -5,23 +5,17 @@
 // Ties go to the lower id at every level, so the order of the search does not matter.
 
 #include "gpu/cluster_finish.cuh"
+#include "gpu/logit_order.cuh"
 
 namespace foretoken::gpu::cluster {
 
-// Logit and id as one number that orders by logit, then by lower id. NaN never wins over a number.
+// Logit and id as one number that orders by logit, then by lower id. REQUIRES no NaN: none is ever
+// the best of a lane's ids.
 FORETOKEN_DEVICE std::uint64_t candidate(float logit, int id) {
-  const std::uint32_t bits = float_bits(logit);
-  const std::uint32_t ordered = bits >> 31 != 0 ? ~bits : bits | 0x80000000u;
-  return logit == logit
-             ? static_cast<std::uint64_t>(ordered) << 32 | ~static_cast<std::uint32_t>(id)
-             : 0;
+  return static_cast<std::uint64_t>(ordered_bits(logit)) << 32 | ~static_cast<std::uint32_t>(id);
 }
 FORETOKEN_DEVICE int candidate_id(std::uint64_t c) {
   return static_cast<int>(~static_cast<std::uint32_t>(c));
-}
-FORETOKEN_DEVICE float candidate_logit(std::uint64_t c) {
-  const std::uint32_t ordered = static_cast<std::uint32_t>(c >> 32);
-  return bits_float(ordered >> 31 != 0 ? ordered & 0x7FFFFFFFu : ~ordered);
 }
 FORETOKEN_DEVICE std::uint64_t better(std::uint64_t a, std::uint64_t b) {
   return a > b ? a : b;
@@ -136,12 +130,10 @@ FORETOKEN_DEVICE void publish(const block<S>& b) {
       reinterpret_cast<const std::uint64_t*>(b.base() + memory<S>::best) + b.thread * blocks;
   std::uint64_t one = 0;
   for (int r = 0; r < blocks; ++r) one = better(one, of_blocks[r]);
-  const int token = one == 0 ? -1 : candidate_id(one);
-  if (b.rows_of.sampled != nullptr) b.rows_of.sampled[b.thread] = token;
-  ring_record* const record = b.rows_of.ring + b.thread;
   if (b.rows_of.ring == nullptr) return;
-  record->token = token;
-  record->logit = candidate_logit(one);
+  ring_record* const record = b.rows_of.ring + b.thread;
+  record->token = one == 0 ? -1 : candidate_id(one);
+  record->logit = from_ordered(static_cast<std::uint32_t>(one >> 32));
   record->clamped = b.table().clamped;
   asm volatile("st.release.sys.global.u32 [%0],%1;" ::"l"(&record->step), "r"(b.rows_of.step)
                : "memory");

@@ -108,9 +108,8 @@ struct lane_rows {
   std::int32_t position[lane_rows_most];
   std::int32_t table[lane_rows_most];      // row of `pages`
   const std::int32_t* previous = nullptr;  // device memory; may be null
-  std::int32_t* sampled = nullptr;         // [rows] device memory, for the next step; may be null
   float* logits = nullptr;                 // [rows][vocabulary] device memory; null = not wanted
-  ring_record* ring = nullptr;             // [rows] of this step's slot
+  ring_record* ring = nullptr;             // [rows] of this step's slot; may be null
 };
 
 struct step_arguments {
