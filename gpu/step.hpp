@@ -92,6 +92,7 @@ class step final : public model::ops {
   bool on_host(const model::slice& owner) const noexcept;
   step_bucket bucket_for(const model::micro_batch& batch) const;
   void choose_bucket(const model::micro_batch& batch);
+  step_bucket recorded_as() const noexcept;
   void fill(const model::micro_batch& batch);
   int fill_slice(const model::slice& one, int table, int row, int& tile);
   status queue_copies(const model::micro_batch& batch);

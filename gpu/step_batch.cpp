@@ -93,11 +93,15 @@ void step::choose_bucket(const model::micro_batch& batch) {
   mode_ = mode::direct;
   if (on_lanes_) return;
   if (!chosen_.graphs) return;
-  if (recordings_.contains(bucket_)) {
+  if (recordings_.contains(recorded_as())) {
     mode_ = mode::replaying;
   } else if (recordings_.size() < recordings_max_) {
     mode_ = mode::recording;
   }
+}
+
+step_bucket step::recorded_as() const noexcept {
+  return split_ ? without_head(bucket_) : bucket_;
 }
 
 step::inputs step::inputs_at(std::byte* base) const noexcept {

@@ -17,6 +17,10 @@ constexpr std::size_t usual_max = 64;
 
 }  // namespace
 
+step_bucket without_head(const step_bucket& of) {
+  return {of.rows, of.positions, 0, 0, true};
+}
+
 int bucket_of(int rows, int most) {
   const auto* at = std::lower_bound(bucket_rows.begin(), bucket_rows.end(), rows);
   return at == bucket_rows.end() ? most : std::min(*at, most);

@@ -14,6 +14,10 @@ struct step_bucket {
   auto operator<=>(const step_bucket&) const = default;
 };
 
+// What a step is recorded as whose head is no part of the recording: the same whatever its rows
+// want of the head, and unlike a step without rows of the head, which tells the host its end.
+step_bucket without_head(const step_bucket& of);
+
 // The least of the sizes that hold `rows`, at most `most`.
 int bucket_of(int rows, int most);
 // The same for rows of the head: as many logits at once as there is memory for, if they are enough.

@@ -85,7 +85,7 @@ status step::finish_queue() {
   if (!queued_) return queued_;
   const mode was = std::exchange(mode_, mode::direct);
   on_.dependent = false;
-  if (was == mode::replaying) return recordings_.at(bucket_).replay(stream_);
+  if (was == mode::replaying) return recordings_.at(recorded_as()).replay(stream_);
   if (was == mode::direct) return {};
   auto made = runtime::recording::make(stream_, [this, work = std::move(pending_)]() -> status {
     on_.dependent = false;
@@ -98,7 +98,7 @@ status step::finish_queue() {
   on_.dependent = false;
   if (!made && made.error().code != errc::exhausted) return made.error();
   if (made) {
-    recordings_.emplace(bucket_, *std::move(made));
+    recordings_.emplace(recorded_as(), *std::move(made));
   } else {  // the step itself is under way
     recordings_max_ = recordings_.size();
   }

@@ -143,6 +143,54 @@ TEST_CASE("gpu draw: more rows than there are logits at once have the bits that 
   }
 }
 
+TEST_CASE("gpu draw: steps whose head runs block by block have one recording, whatever is wanted") {
+  auto chosen = test::gpu_options();
+  chosen.rows_max = 64;
+  sampled_model made(chosen);
+  std::vector<model::micro_batch> batches;
+  std::vector<std::vector<model::sampled>> alone;
+  for (const int logprobs : {-1, 0, 10, 30}) {
+    auto& batch = batches.emplace_back();
+    auto& expected = alone.emplace_back();
+    for (std::size_t i = 0; i < 40; ++i) {
+      sequence one = made.sequences[i % made.sequences.size()];
+      one.how.logprobs = logprobs;
+      batch.slices.push_back(one.last());
+      expected.push_back(made.here.answer(test::batch_of({one.last()})).slices[0].next);
+    }
+  }
+  made.here.answer(batches[0]);
+  const auto before = made.here.ops().recordings();
+  for (std::size_t b = 0; b < batches.size(); ++b) {
+    const auto together = made.here.answer(batches[b]);
+    for (std::size_t i = 0; i < alone[b].size(); ++i) {
+      CAPTURE(i);
+      check_same(together.slices[i].next, alone[b][i]);
+    }
+  }
+  CHECK(made.here.ops().recordings() == before);
+}
+
+TEST_CASE("gpu draw: a step without rows of the head is recorded beside one whose head is apart") {
+  auto chosen = test::gpu_options();
+  chosen.rows_max = 64;
+  sampled_model made(chosen);
+  model::micro_batch drawn, silent;
+  for (std::size_t i = 0; i < 48; ++i) {
+    drawn.slices.push_back(made.sequences[i % made.sequences.size()].last());
+    silent.slices.push_back(drawn.slices.back());
+    silent.slices.back().sample_last = false;
+  }
+  made.here.answer(drawn);
+  const auto before = made.here.ops().recordings();
+  for (int turn = 0; turn < 2; ++turn) made.here.answer(silent);
+  CHECK(made.here.ops().recordings() == before + 1);
+  const auto again = made.here.answer(drawn);
+  for (std::size_t i = 0; i < made.sequences.size(); ++i) {
+    check_same(again.slices[i].next, made.alone(i));
+  }
+}
+
 TEST_CASE("gpu draw: many seeds and positions, nothing but tokens wanted") {
   sampled_model made;
   for (int turn = 0; turn < 20; ++turn) {
