@@ -96,6 +96,8 @@ def stage_products(at):
     found = {"holds": holds, "said": err, "library": [], "pinned": [], "chains": [], "ours": {}}
     for line in out.splitlines():
         words = line.split()
+        if not words:
+            continue
         if words[0] == "product":
             found["library"].append({"shape": words[1], "product": words[2], "rows": int(words[3]),
                                      "first_us": float(words[4]), "best_us": float(words[5])})
@@ -157,6 +159,11 @@ def rungs(found):
     return out
 
 
+def shown(row, key):
+    """A time; why there is none stands in the JSON file (graph_error, compile_error)."""
+    return f"{row[key]:7.2f}" if key in row else "      -"
+
+
 def print_tables(found):
     if "ladder" in found:
         for what, ms, rate in rungs(found):
@@ -165,7 +172,7 @@ def print_tables(found):
         ours = {row["batch"]: row["us"] / 1e3 for row in found["peer"]["ours"][name]}
         for row in rows:
             print(f"  {name} B={row['batch']:3}: eager {row['eager_ms']:7.2f} ms, graph "
-                  f"{row.get('graph_ms', 0):7.2f}, compile {row.get('compile_ms', 0):7.2f}, ours "
+                  f"{shown(row, 'graph_ms')}, compile {shown(row, 'compile_ms')}, ours "
                   f"{ours.get(row['batch'], 0):7.3f}")
     for row in found.get("products", {}).get("library", []):
         ours = found["products"]["ours"][row["shape"]].get(str(row["rows"]), {}).get(row["product"], 0)

@@ -107,11 +107,14 @@ def decode(model, batch, until):
     except RuntimeError as failed:
         found["graph_error"] = str(failed)[:200]
     if time.time() < until:
-        torch._dynamo.reset()
-        compiled = torch.compile(model.forward, mode="reduce-overhead")
-        for _ in range(4):
-            step(compiled)
-        found["compile_ms"] = median_ms(lambda: step(compiled), 40)
+        try:
+            torch._dynamo.reset()
+            compiled = torch.compile(model.forward, mode="reduce-overhead")
+            for _ in range(4):
+                step(compiled)
+            found["compile_ms"] = median_ms(lambda: step(compiled), 40)
+        except Exception as failed:  # it needs a C compiler on the machine
+            found["compile_error"] = str(failed)[:200]
     return found
 
 
