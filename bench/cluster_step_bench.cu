@@ -6,7 +6,8 @@
 //
 //   cluster_step_bench [--head general|own|ring] [--smoke] [LANES ROWS CONTEXT]
 //
-// Without numbers the table; with them one line of it; --smoke = 1 1 512. The head: general, that
+// Without numbers the table; with them one line of it, ROWS those of each lane, or more than a lane
+// takes and then those of all; --smoke = 1 1 512. The head: general, that
 // of the general path on all multiprocessors, which finds the best ids in passing, as the backend
 // does for greedy steps; own, the launch's on each lane's, whose logits a digest reads, as for
 // log-probabilities of many rows; ring, the launch's own, whose record on the host's ring ends the
@@ -18,6 +19,7 @@
 #include <string>
 
 #include "gpu/kernels.hpp"
+#include "gpu/lanes.hpp"
 #include "tests/kernels/cluster_model.cuh"
 
 namespace foretoken::cluster_test {
@@ -131,6 +133,7 @@ class step_bench {
     check(cudaMallocHost(&ring_, sizeof(ring_record) * rows_at_once), "ring");
   }
 
+  // `rows` of all lanes.
   step_arguments arguments(int lanes, int rows, int context) {
     step_arguments step;
     step.model = model_.view();
@@ -141,12 +144,13 @@ class step_bench {
     step.lanes = lanes;
     for (int i = 0; i < lanes; ++i) {
       lane_rows& lane = step.lane[i];
-      lane.rows = rows;
+      const gpu::row_range own = gpu::part_of({0, rows}, i, lanes);
+      lane.rows = own.count();
       lane.ring = ring_ + i * lane_rows_most;
-      for (int r = 0; r < rows; ++r) {
+      for (int r = 0; r < lane.rows; ++r) {
         lane.token[r] = (i * 131 + r * 17) % model_.host.size.vocabulary;
         lane.position[r] = context - 1;
-        lane.table[r] = (i * rows + r) % pool_.sequences;
+        lane.table[r] = (own.first + r) % pool_.sequences;
       }
     }
     if (head_ != head_kind::ring) end_.prepare(step, general());
@@ -259,40 +263,56 @@ class step_bench {
   std::uint32_t step_number_ = 0;
 };
 
+struct work {
+  int lanes, rows;  // of all lanes
+};
 struct choice {
-  std::vector<int> lanes{1, 4, 7}, rows{1, 2, 4, 8}, contexts{128, 512, 2048};
+  std::vector<work> steps;
+  std::vector<int> contexts{128, 512, 2048};
   head_kind head = head_kind::general;
 };
+std::vector<work> work_of_table() {
+  std::vector<work> out;
+  for (const int lanes : {1, 4, 7}) {
+    for (const int rows : {1, 2, 4, 8}) out.push_back({lanes, lanes * rows});
+  }
+  out.push_back({lanes_at_once, 64});
+  return out;
+}
 
 void table(const choice& of) {
   const random_model model(model_shape::smollm2_135m, true, 1);
   const uploaded_model uploaded(model);
-  const kv_pool pool(model.size, of.lanes.back() * of.rows.back(), of.contexts.back());
+  const work most = of.steps.back();
+  const kv_pool pool(model.size, most.rows, of.contexts.back());
   check(prepare(model_shape::smollm2_135m));
   step_bench bench(uploaded, pool, of.head);
   const double weight_bytes = double(uploaded.layers.count) + double(uploaded.head.count);
   const double kv_row = 2.0 * model.size.layers * model.size.kv_heads * head_dim * 2;
-  bench.warm_up(bench.arguments(of.lanes.back(), of.rows.back(), of.contexts.front()));
-  for (int rows : {of.rows.front(), of.rows.back()}) {
-    std::printf("phases of a layer, block 0, 1 lane, %d rows, context 512: ", rows);
-    bench.phases(bench.arguments(1, rows, std::min(512, of.contexts.back())));
+  bench.warm_up(bench.arguments(most.lanes, most.rows, of.contexts.front()));
+  for (const work& one : {of.steps.front(), most}) {
+    std::printf("phases of a layer, block 0, %d lanes, %d rows: ", one.lanes, one.rows);
+    bench.phases(bench.arguments(one.lanes, one.rows, of.contexts.front()));
   }
   std::printf(
-      "lanes rows ctx | device us (best) | in a row us | launch to host us | tokens/s | of byte "
+      "lanes rows (of all) ctx | device us (best) | in a row us | launch to host us | tokens/s | of byte "
       "floor | head\n");
-  for (int lanes : of.lanes) {
-    for (int rows : of.rows) {
-      for (int context : of.contexts) {
-        const step_arguments step = bench.arguments(lanes, rows, context);
-        const timing device = bench.on_device(step, 40);
-        const double row = bench.in_a_row(step, 40);
-        const timing host = bench.to_host(step, 40);
-        // One pass over the weights for all lanes and every row's keys and values, at 3.0 TB/s.
-        const double floor_us = (weight_bytes + double(lanes) * rows * context * kv_row) / 3.0e6;
-        std::printf("%d %d %4d | %6.1f (%6.1f) | %6.1f | %6.1f | %7.0f | %.2f | %s\n", lanes, rows,
-                    context, device.median_us, device.best_us, row, host.median_us,
-                    lanes * rows / row * 1e6, floor_us / row, bench.head_name());
-      }
+  for (const work& one : of.steps) {
+    for (const int context : of.contexts) {
+      const step_arguments step = bench.arguments(one.lanes, one.rows, context);
+      const auto fits = [](const lane_rows& lane) {
+        return lane_fits(limits_of(model_shape::smollm2_135m, lane.rows),
+                         {lane.position, std::size_t(lane.rows)});
+      };
+      if (!std::all_of(step.lane, step.lane + step.lanes, fits)) continue;
+      const timing device = bench.on_device(step, 40);
+      const double row = bench.in_a_row(step, 40);
+      const timing host = bench.to_host(step, 40);
+      // One pass over the weights for all lanes and every row's keys and values, at 3.0 TB/s.
+      const double floor_us = (weight_bytes + double(one.rows) * context * kv_row) / 3.0e6;
+      std::printf("%d %2d %4d | %6.1f (%6.1f) | %6.1f | %6.1f | %7.0f | %.2f | %s\n", one.lanes,
+                  one.rows, context, device.median_us, device.best_us, row, host.median_us,
+                  one.rows / row * 1e6, floor_us / row, bench.head_name());
     }
   }
 }
@@ -307,14 +327,15 @@ head_kind head_of(const std::string& name) {
 
 // No numbers: the table. Three: one line of it, within what a launch and the random model hold.
 bool choose_size(const std::vector<int>& numbers, choice& of) {
+  of.steps = work_of_table();
   if (numbers.empty()) return true;
   const auto within = [](int value, int most) { return value >= 1 && value <= most; };
   if (numbers.size() != 3 || !within(numbers[0], lanes_at_once) ||
-      !within(numbers[1], lane_rows_most) || !within(numbers[2], random_model::context)) {
+      !within(numbers[1], numbers[0] * lane_rows_most) ||
+      !within(numbers[2], random_model::context)) {
     return false;
   }
-  of.lanes = {numbers[0]};
-  of.rows = {numbers[1]};
+  of.steps = {{numbers[0], numbers[1] <= lane_rows_most ? numbers[0] * numbers[1] : numbers[1]}};
   of.contexts = {numbers[2]};
   return true;
 }

@@ -8,7 +8,7 @@ namespace foretoken::gpu::cluster {
 bool supported(int ordinal) {
   return ordinal == 1;
 }
-limits limits_of(model_shape) {
+limits limits_of(model_shape, int) {
   return {};
 }
 status prepare(model_shape) {

@@ -80,12 +80,14 @@ FORETOKEN_DEVICE void locate(const block<S>& b,
 // path alone would be kept round the loop of layers.
 template <int First, int End, class S>
 FORETOKEN_DEVICE void load_keys(const block<S>& b, lines& l, int chunk, int layer) {
-  FORETOKEN_UNROLL
-  for (int p = First; p < End; ++p) {
+  if (chunk < 0) {
     FORETOKEN_UNROLL
-    for (int i = 0; i < steps_head; ++i) l.of[p][i] = u32x4{0, 0, 0, 0};
+    for (int p = First; p < End; ++p) {
+      FORETOKEN_UNROLL
+      for (int i = 0; i < steps_head; ++i) l.of[p][i] = u32x4{0, 0, 0, 0};
+    }
+    return;
   }
-  if (chunk < 0) return;
   const char* at[chunk_pages];
   locate(b, chunk, layer_pages(b, layer), at);
   FORETOKEN_UNROLL
@@ -103,7 +105,7 @@ FORETOKEN_DEVICE void copy_values(const block<S>& b, int warp, int chunk, int pa
   if (page == 0) barrier_expect(arrival, chunk_bytes);
   const int number =
       reinterpret_cast<const int*>(b.base() + memory<S>::pages)[chunk * chunk_pages + page];
-  bulk_copy(b.base() + memory<S>::values + warp * chunk_bytes + page * (chunk_bytes / chunk_pages),
+  bulk_copy(b.base() + memory<S>::values(warp) + page * (chunk_bytes / chunk_pages),
             head_page(layer_pages(b, layer), number) + page_positions * head_dim,
             chunk_bytes / chunk_pages, arrival);
 }
@@ -113,24 +115,23 @@ FORETOKEN_DEVICE void load_values(const block<S>& b, int chunk, int layer) {
   if (chunk >= 0 && b.lane < chunk_pages) copy_values(b, b.warp, chunk, b.lane, layer);
   __syncwarp();
 }
-// Of the first turn's chunks whose places are free as soon as gate and up are multiplied, by the
-// warps without a part in the FFN; the others' when down is, each by its warp.
+// Of the first turn's chunks whose places are free early, by the warps without a part in the FFN;
+// the others each by its warp.
 template <class S>
 FORETOKEN_DEVICE void load_early_values(const block<S>& b, int layer) {
-  constexpr int each = ceil_div(memory<S>::values_early, other_warps);
-  const int warp = (b.warp - tile_warps) * each + b.lane / chunk_pages;
+  using at = memory<S>;
+  constexpr int late = at::values_beside_o - at::values_in_g;
+  constexpr int each = ceil_div(at::chunks_at_once - late, other_warps);
+  static_assert(each * chunk_pages <= 32);
+  int warp = (b.warp - tile_warps) * each + b.lane / chunk_pages;
+  if (warp >= at::values_in_g) warp += late;
   if (layer < b.job.model.layer_count && b.lane < each * chunk_pages &&
-      warp < memory<S>::values_early && b.table().turns > 0) {
+      warp < at::chunks_at_once && b.table().turns > 0) {
     const int chunk = b.table().chunk[0][warp];
     if (chunk >= 0) copy_values(b, warp, chunk, b.lane % chunk_pages, layer);
   }
   __syncwarp();
 }
-template <class S>
-FORETOKEN_DEVICE bool late_values(const block<S>& b, int layer) {
-  return layer > 0 && b.warp >= memory<S>::values_early;
-}
-
 // The chunk a warp attends to.
 struct chunk_work {
   int pair;
@@ -169,8 +170,7 @@ FORETOKEN_DEVICE void patch_value(const block<S>& b, const chunk_work& work) {
   const auto* const newest = reinterpret_cast<const std::uint16_t*>(
       b.base() + at::newest + work.pair * at::newest_bytes + head_dim * 2);
   auto* const page = reinterpret_cast<std::uint16_t*>(
-      b.base() + at::values + b.warp * chunk_bytes +
-      work.newest_page() * (chunk_bytes / chunk_pages));
+      b.base() + at::values(b.warp) + work.newest_page() * (chunk_bytes / chunk_pages));
   for (int dim = b.lane; dim < head_dim; dim += 32) {
     page[value_offset(work.newest_token(), dim)] = newest[dim];
   }
@@ -263,7 +263,7 @@ FORETOKEN_DEVICE void chunk_values(const block<S>& b,
                                    int place,
                                    const u32x2 (&weights)[chunk_pages]) {
   const int g = b.lane / 4, q = b.lane % 4;
-  const char* const from = b.base() + memory<S>::values + b.warp * chunk_bytes + b.lane * 16;
+  const char* const from = b.base() + memory<S>::values(b.warp) + b.lane * 16;
   float* const to = chunk_results<S>::o(b, place, 2 * q) + g / 2 * 4 + g % 2;
   float o[steps_head][4] = {};
   FORETOKEN_UNROLL

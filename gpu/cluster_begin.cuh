@@ -20,8 +20,7 @@ template <class S>
 FORETOKEN_DEVICE void fill_tokens(const block<S>& b) {
   tables& t = b.table();
   if (b.thread >= b.rows) return;
-  const int token = b.rows_of.token[b.thread];
-  t.token[b.thread] = token < 0 ? b.rows_of.previous[-1 - token] : token;
+  t.token[b.thread] = b.rows_of.token[b.thread];
   t.newest_page[b.thread] = b.job.page_tables[wide(t.table[b.thread]) * wide(b.job.table_stride) +
                                               wide(t.position[b.thread] / page_positions)];
 }
@@ -71,7 +70,7 @@ FORETOKEN_DEVICE void fill_items(const block<S>& b) {
   const int pairs = b.rows * S::kv_heads;
   const int whole = t.first_span[pairs], total = whole + pairs;
   const int n = b.thread;
-  if (n < spans_most && b.rank + n * blocks < total) {
+  if (n < memory<S>::spans_read && b.rank + n * blocks < total) {
     const int span = b.rank + n * blocks;
     int pair = span - whole, number = 0;
     if (pair < 0) {
@@ -106,7 +105,7 @@ FORETOKEN_DEVICE void fill_items(const block<S>& b) {
 template <class S>
 FORETOKEN_DEVICE void fill_turns(const block<S>& b) {
   tables& t = b.table();
-  int turn = 0, dealt = 0;
+  int turn = 0, dealt = 0, most = 0;
   t.first_item[0] = 0;
   for (int n = 0; n < t.spans; ++n) {
     const int chunks = chunks_of(t.item[n]);
@@ -115,12 +114,14 @@ FORETOKEN_DEVICE void fill_turns(const block<S>& b) {
       t.first_item[++turn] = n;
       dealt = 0;
     }
+    most = max(most, dealt + chunks);
     for (int i = 0; i < chunks; ++i) {
       t.chunk[turn][dealt++] = static_cast<std::int8_t>(n * span_chunks + i);
     }
   }
   for (; dealt < warps; ++dealt) t.chunk[turn][dealt] = -1;
   t.turns = t.spans > 0 ? turn + 1 : 0;
+  t.values_in_o = most > memory<S>::values_beside_o;
   t.first_item[t.turns] = t.spans;
 }
 
@@ -165,7 +166,6 @@ FORETOKEN_DEVICE void begin(block<S>& b) {
     fence_barrier_init();
     const duties mine = duties_of(b);
     if (mine.q) load_record(b, b.warp, matrix::q, 0);
-    if (mine.o) load_record(b, b.warp, matrix::o, 0);
   }
   fill_rows(b);
   block_sync();

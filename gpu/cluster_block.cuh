@@ -50,6 +50,7 @@ struct tables {
   work_item item[spans_most];                // this block's spans
   int spans;
   int turns;
+  bool values_in_o;                      // whether values take slots of the output projection
   int first_item[spans_most + 1];        // of a turn
   std::int8_t chunk[spans_most][warps];  // item * span_chunks + its chunk; -1: none
   std::uint32_t bytes[exchanges];
@@ -57,31 +58,32 @@ struct tables {
 };
 
 // Shared memory, byte offsets. The overlay holds q, new keys and values and spans on their way
-// while attention runs, the hidden values of the FFN afterwards.
+// while attention runs; the hidden values of the FFN stand there and in what attention gave, which
+// is multiplied before they come.
 template <class S>
 struct memory {
-  static constexpr int columns = S::columns;
   // In this order, because results of chunks take the place of input and units while attention
   // runs.
-  static constexpr int input = S::slots_end;                                    // B fragments
-  static constexpr int units = input + S::steps_width * parts * 256 * columns;  // f32 sums
-  static constexpr int output = units + warps * 128 * columns * 4;              // B fragments
-  static constexpr int unit_floats = 128 * columns;
-  static constexpr int best = output + S::steps_out * parts * 256 * columns;  // [row][16 blocks]
+  static constexpr int input = S::slots_end;  // B fragments
+  static constexpr int units = input + S::steps_width * parts * step_bytes(S::rows);  // f32 sums
+  static constexpr int unit_floats = 16 * S::rows;
+  static constexpr int best = units + warps * unit_floats * 4;  // [row][16 blocks]
   static constexpr int chunk_floats = S::group * head_dim;
-  static constexpr int items_at_once = (output - input) / (span_chunks * chunk_floats * 4);
+  static constexpr int items_at_once = (best - input) / (span_chunks * chunk_floats * 4);
   static constexpr int chunk_ml = best + S::rows * blocks * 8;   // [items][4 chunks][8]{m, l}
   static constexpr int angles = chunk_ml + items_at_once * 256;  // [row][64]
   static constexpr int x = angles + S::rows * head_dim * 4;      // [tile][row][16 places]
   static constexpr int x_floats = S::o_tiles * S::rows * 16;
   static constexpr int squares = x + x_floats * 4;  // [2][row / 4][tile][4 rows]
-  static constexpr int squares_floats = S::rows * S::tiles_width;
+  static constexpr int squares_floats = S::rows_in_fours * S::tiles_width;
   static constexpr int scale = squares + 2 * squares_floats * 4;  // [2][row]
-  static constexpr int pages = scale + 2 * S::rows * 4;           // [spans_most][16] page and head
-  static constexpr int table = (pages + spans_most * span_pages * 4 + 15) / 16 * 16;
+  static constexpr int spans_read = S::columns == 1 ? spans_most : spans_most / 2;
+  static constexpr int pages = scale + 2 * S::rows_in_fours * 4;  // [spans_read][16] page and head
+  static constexpr int table = (pages + spans_read * span_pages * 4 + 15) / 16 * 16;
   static constexpr int barriers = (table + int(sizeof(tables)) + 7) / 8 * 8;
-  static constexpr int overlay =
+  static constexpr int output =  // B fragments
       (barriers + (warps * barriers_a_warp + exchanges) * 8 + 127) / 128 * 128;
+  static constexpr int overlay = output + S::steps_out * parts * step_bytes(S::rows);
 
   static constexpr int query_bytes =
       steps_head * S::group * 32;                        // of a pair: [step][column][q] 8 B
@@ -92,19 +94,25 @@ struct memory {
   static constexpr int span_sent =
       S::group * (head_dim + 2) * 4;  // [column][64 places], [column]{m, l}
   static constexpr int span_bytes = (span_sent + 15) / 16 * 16;
-  static constexpr int hidden = overlay;
-  static constexpr int hidden_bytes = S::steps_ffn * parts * 256 * columns;
+  static constexpr int hidden = output;
+  static constexpr int hidden_bytes = S::steps_ffn * parts * step_bytes(S::rows);
   static constexpr int span_slots = (shared_most - spans) / span_bytes;
   static constexpr int end = shared_most;
   static_assert(hidden + hidden_bytes <= end && span_slots >= 2 * S::pairs / blocks);
   static_assert(S::pairs <= rows_most * 4 && items_at_once * S::group * 16 <= threads);
 
-  // Values of a warp's chunk, in the slots of gate-up and down from one's product to the end of
-  // the next attention: the first places are those of gate-up alone.
-  static constexpr int values = S::slot_g;
-  static constexpr int values_early = (S::slot_d - S::slot_g) / chunk_bytes;
-  static constexpr int chunks_at_once = least(warps, (S::slots_end - S::slot_g) / chunk_bytes);
-  static_assert(chunks_at_once >= span_chunks && values_early <= 2 * other_warps);
+  // Values of the warps' chunks while attention runs: in the slots of gate-up, then in down's, and
+  // where a block has more chunks in those of the output projection.
+  static constexpr int values_in_g = (S::slot_d - S::slot_g) / chunk_bytes;  // in no other
+  static constexpr int values_beside_o = (S::slots_end - S::slot_g) / chunk_bytes;
+  static constexpr int chunks_at_once =
+      least(warps, values_beside_o + (S::slot_g - S::slot_o) / chunk_bytes);
+  static constexpr int values(int warp) {
+    return S::slot_g + (warp < values_beside_o ? warp : values_beside_o - 1 - warp) * chunk_bytes;
+  }
+  // Whether a place is free as soon as gate and up are multiplied; the others are when down is.
+  static constexpr bool early(int warp) { return warp < values_in_g || warp >= values_beside_o; }
+  static_assert(chunks_at_once >= span_chunks);
 };
 
 template <class S>

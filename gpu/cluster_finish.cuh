@@ -52,7 +52,7 @@ FORETOKEN_DEVICE float tile_squares_of(const f32x2& x) {
 // Where row `row` of a k16 step stands in B fragments.
 template <class S>
 FORETOKEN_DEVICE int fragment_at(int step, int row) {
-  return (step * S::columns + row / 8) * 256 + row % 8 * 32;
+  return step * step_bytes(S::rows) + row * 32;
 }
 
 // What a finisher of the residual stream does after every product, worked out once. Offsets of its
@@ -136,7 +136,7 @@ FORETOKEN_DEVICE void finish_residual(
   using at = memory<S>;
   f32x2 y{0, 0}, x{0, 0};
   if (plan.valid) {
-    y = finished<S::columns>(b.floats(at::units) + plan.units, 0, 0);
+    y = finished<S::rows>(b.floats(at::units) + plan.units, 0, 0);
     x = *reinterpret_cast<const f32x2*>(b.base() + plan.x);
   }
   send_residual(b, plan, f32x2{x.x + y.x, x.y + y.y}, gain, which, to);
@@ -239,7 +239,7 @@ FORETOKEN_DEVICE void finish_qkv(block<S>& b, const qkv_plan& p, std::uint16_t* 
   const bool valid = p.row >= 0;
   const int row = valid ? p.row : 0;
   f32x2 y{0, 0};
-  if (valid) y = finished<S::columns>(b.floats(at::units) + p.units, 0, 0);
+  if (valid) y = finished<S::rows>(b.floats(at::units) + p.units, 0, 0);
   const float scale = b.floats(at::scale)[row];
   y.x *= scale;
   y.y *= scale;
@@ -275,23 +275,24 @@ FORETOKEN_DEVICE void finish_hidden(block<S>& b, const float (&total)[S::columns
   using at = memory<S>;
   const int tile = b.rank + blocks * b.warp;
   const int q = b.lane % 4;
-  const float* const scale = b.floats(at::scale) + S::rows;
+  const float* const scale = b.floats(at::scale) + S::rows_in_fours;
   FORETOKEN_UNROLL
   for (int c = 0; c < S::columns; ++c) {
+    if (c > 0 && 8 * c >= b.rows) break;
     float h[2];
     FORETOKEN_UNROLL
     for (int i = 0; i < 2; ++i) {
       // Rows that are not there would send the division onto its slow path.
       const bool wanted = 8 * c + 2 * q + i < b.rows;
-      const float r = scale[8 * c + 2 * q + i];
+      const float r = scale[S::rows >= 8 * c + 8 ? 8 * c + 2 * q + i : 8 * c + (2 * q + i) % 4];
       const float gate = wanted ? total[c][i] * r : 1.0f;
       h[i] = wanted ? silu(gate) * (total[c][2 + i] * r) : 0.0f;
     }
     // lane 4g + q: features 2q, 2q + 1 of row g; then all eight features of row g in four lanes
     const u32x4 packed = gather(transpose_8x8(b.stored(h[0], h[1], true)), b.lane % 8);
     if (8 * c + b.lane % 8 >= b.rows) continue;
-    const int target =
-        at::hidden + (tile / 2 * S::columns + c) * 256 + hidden_place(tile % 2, b.lane % 8);
+    const int target = at::hidden + tile / 2 * step_bytes(S::rows) +
+                       hidden_place(tile % 2, 8 * c + b.lane % 8, S::rows);
     FORETOKEN_UNROLL
     for (int i = 0; i < 4; ++i) b.send(i, target, packed, to_down);
   }

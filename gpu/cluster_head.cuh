@@ -40,8 +40,8 @@ FORETOKEN_DEVICE void take_tile(const block<S>& b,
     for (int i = 0; i < 4; ++i) {
       const int row = 8 * c + 2 * q + i % 2;
       const int id = first_id + b.lane / 4 + 8 * (i / 2);
-      const float logit = total[c][i] * scale[row];
       if (row >= b.rows || id >= S::vocabulary) continue;
+      const float logit = total[c][i] * scale[row];
       if (b.rows_of.logits != nullptr) {
         b.rows_of.logits[static_cast<std::size_t>(row) * S::vocabulary + id] = logit;
       }
@@ -62,7 +62,7 @@ FORETOKEN_DEVICE void head_tiles(const block<S>& b, best_of_rows<S>& best, int l
     const bool even = round % 2 == 0;
     barrier_wait(b.weight_barrier(b.warp, even ? g_arrives : odd_arrives), (round / 2 + (even ? layers : 0)) & 1);
     float total[S::columns][4] = {};
-    tile_sums<S::steps_width, S::columns>(total, b.base() + memory<S>::input, [&](int s) {
+    tile_sums<S::steps_width, S::rows>(total, b.base() + memory<S>::input, [&](int s) {
       return static_cast<const char*>(head_segment(b, round, s));
     });
     __syncwarp();

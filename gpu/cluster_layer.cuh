@@ -68,7 +68,7 @@ FORETOKEN_DEVICE void row_scales(const block<S>& b, int which, int group) {
   sum += shuffle_xor(sum, 1);
   const float scale = 1.0f / sqrtf(divided<S::width>(sum) + b.job.model.norm_epsilon);
   if (b.lane % 8 == 0) {
-    b.floats(at::scale)[which * S::rows + 4 * group + b.lane / 16 * 2 + (later ? 1 : 0)] = scale;
+    b.floats(at::scale)[which * S::rows_in_fours + 4 * group + b.lane / 16 * 2 + (later ? 1 : 0)] = scale;
   }
   __syncwarp();
 }
@@ -83,6 +83,8 @@ FORETOKEN_DEVICE int row_groups(const block<S>& b) {
 template <class S>
 FORETOKEN_DEVICE void serve_ffn(block<S>& b, int layer) {
   b.forget();
+  const bool o_waits = b.table().values_in_o;
+  if (o_waits) load_slots(b, matrix::o, layer);
   load_slots(b, matrix::g, layer);
   load_slots(b, matrix::d, layer);
   prefetch_spans(b, layer + 1);
@@ -95,7 +97,7 @@ FORETOKEN_DEVICE void serve_ffn(block<S>& b, int layer) {
     arm(b, static_cast<exchange>(b.lane));
   }
   __syncwarp();
-  load_slots(b, matrix::o, layer + 1);
+  if (!o_waits) load_slots(b, matrix::o, layer + 1);
   meet(meet_scale, threads);  // gate and up are multiplied
   load_early_values(b, layer + 1);
 }
@@ -118,7 +120,7 @@ FORETOKEN_DEVICE decoded_unit<Steps> unit_weights(
 template <class S>
 FORETOKEN_DEVICE void keep_sums(const block<S>& b, const float (&sum)[S::columns][4]) {
   using at = memory<S>;
-  store_unit<S::columns>(b.floats(at::units) + b.warp * at::unit_floats, sum, b.rows);
+  store_unit(b.floats(at::units) + b.warp * at::unit_floats, sum, b.rows);
 }
 // One unit by every warp, from weights that are ready.
 template <class S, int Steps>
@@ -126,30 +128,37 @@ FORETOKEN_DEVICE void product(const block<S>& b,
                               const decoded_unit<Steps>& weights,
                               const lane_inputs& inputs) {
   float sum[S::columns][4] = {};
-  multiply(sum, weights, inputs);
+  multiply<S::rows>(sum, weights, inputs);
   keep_sums(b, sum);
 }
 
 // Where the warp's segment begins for this lane.
 template <class S>
 FORETOKEN_DEVICE lane_inputs qkv_inputs(const block<S>& b) {
-  const int first = b.warp % parts * S::steps_width * 256 * S::columns;
-  return in_order<S::columns>(b.base() + memory<S>::input + first + b.lane * 8);
+  const int first = b.warp % parts * S::steps_width * step_bytes(S::rows);
+  return in_order<S::rows>(b.base() + memory<S>::input + first, b.lane);
 }
 template <class S>
 FORETOKEN_DEVICE lane_inputs hidden_inputs(const block<S>& b) {
-  const int first = b.warp % parts * S::steps_ffn * 256 * S::columns;
-  const int place = hidden_place(b.lane % 4 / 2, b.lane / 4) + b.lane % 2 * 8;
-  return in_order<S::columns>(b.base() + memory<S>::hidden + first + place);
+  const int first = b.warp % parts * S::steps_ffn * step_bytes(S::rows);
+  const int half = b.lane % 4 / 2, g = b.lane / 4;
+  const int place = hidden_place(half, g, S::rows);
+  lane_inputs out = in_order<S::rows>(b.base() + memory<S>::hidden + first, 0);
+  FORETOKEN_UNROLL
+  for (int j = 0; j < 4; ++j) out.at[j] += place + b.lane % 2 * 8;
+  if constexpr (S::columns > 1) {
+    out.column = hidden_place(half, second_row<S::rows>(g), S::rows) - place;
+  }
+  return out;
 }
 template <class S>
 FORETOKEN_DEVICE lane_inputs output_inputs(const block<S>& b) {
   lane_inputs out;
-  out.column = 1024;
+  out.column = (second_row<S::rows>(b.lane / 4) - b.lane / 4) * 128;
   FORETOKEN_UNROLL
   for (int j = 0; j < 4; ++j) {
     const int step = b.warp % parts * S::steps_out + j;
-    out.at[j] = b.base() + memory<S>::output + step / 4 * S::columns * 1024 +
+    out.at[j] = b.base() + memory<S>::output + step / 4 * 128 * S::rows +
                 attended_place(b.lane / 4, step % 4 * 2 + b.lane % 4 / 2) + b.lane % 2 * 8;
   }
   return out;
@@ -158,10 +167,11 @@ FORETOKEN_DEVICE lane_inputs output_inputs(const block<S>& b) {
 template <class S, class Watch>
 FORETOKEN_DEVICE void attention_half(
     block<S>& b, const qkv_plan& plan, int layer, int& values_phase, Watch& watch) {
-  const bool late = late_values(b, layer);
-  if (late && b.warp < tile_warps) load_values(b, chunk_of(b, 0), layer);
+  const int chunk = chunk_of(b, 0);
+  const bool late = layer > 0 && !memory<S>::early(b.warp);
+  if (late && b.warp < tile_warps) load_values(b, chunk, layer);  // down is multiplied
   lines l;
-  load_keys<0, 2>(b, l, chunk_of(b, 0), layer);
+  load_keys<0, 2>(b, l, chunk, layer);
   const auto weights = unit_weights<S::steps_width>(b, matrix::q, q_arrives, layer, duties_of(b).q);
   await(b, to_next, layer);
   if (late && b.warp >= tile_warps) load_values(b, chunk_of(b, 0), layer);
@@ -172,8 +182,11 @@ FORETOKEN_DEVICE void attention_half(
   meet(meet_qkv, threads);
   b.forget();
   watch.lap();
-  load_keys<2, chunk_pages>(b, l, chunk_of(b, 0), layer);
+  // Many keys would be in the way of what is finished here; few come in time if asked for now.
+  const bool few = b.table().spans == 1;
+  load_keys<2, chunk_pages>(b, l, few ? chunk_of(b, 0) : -1, layer);
   finish_qkv(b, plan, b.job.kv + (layer_pages(b, layer) - b.job.kv));
+  if (!few) load_keys<2, chunk_pages>(b, l, chunk_of(b, 0), layer);
   watch.lap();
   if (b.table().bytes[to_attention] > 0) {
     await(b, to_attention, layer);
@@ -221,7 +234,7 @@ FORETOKEN_DEVICE void hidden_product(block<S>& b, int layer, Watch& watch) {
   watch.lap();
   float total[S::columns][4] = {};
   if (duties_of(b).g) {
-    tile_sums<S::steps_width, S::columns>(total, b.base() + at::input, [&](int s) {
+    tile_sums<S::steps_width, S::rows>(total, b.base() + at::input, [&](int s) {
       return static_cast<const char*>(slot_of(b, matrix::g, s));
     });
   }
@@ -244,7 +257,7 @@ FORETOKEN_DEVICE void down_product(block<S>& b,
   watch.lap();
   if (duties_of(b).d) {
     float sum[1][S::columns][4] = {};
-    unit_reader<S::steps_ffn, S::columns> reader[1] = {
+    unit_reader<S::steps_ffn, S::rows> reader[1] = {
         {slot_of(b, matrix::d), hidden_inputs(b), b.warp % parts, b.lane}};
     unit_sums(sum, reader);
     keep_sums(b, sum[0]);
@@ -263,6 +276,10 @@ FORETOKEN_DEVICE void run_layers(block<S>& b, Watch& watch) {
   if (b.warp < tile_warps) send_embedding(b, residual);
   plan_append(b, plan);
   load_values(b, chunk_of(b, 0), 0);
+  if (b.lane == 0 && duties_of(b).o && !b.table().values_in_o) {
+    load_record(b, b.warp, matrix::o, 0);
+  }
+  __syncwarp();
   int values_phase = 0;
   for (int layer = 0; layer < b.job.model.layer_count; ++layer) {
     watch.here = blockIdx.x == 0 && b.thread == 0 && layer == b.job.model.layer_count / 3;

@@ -41,14 +41,24 @@ constexpr int least(int a, int b) {
   return a < b ? a : b;
 }
 
-// Width, Heads, KvHeads, Ffn, Vocabulary of the model; Columns = groups of 8 rows a lane can take.
-template <int Width, int Heads, int KvHeads, int Ffn, int Vocabulary, int Columns>
+// Rows are the columns of m16n8k16: groups of eight, of which the last may have fewer.
+constexpr int columns_of(int rows) {
+  return ceil_div(rows, 8);
+}
+// Inputs of one k16 step, B fragments: 32 bytes a row, one group after the other.
+constexpr int step_bytes(int rows) {
+  return 32 * rows;
+}
+
+// Width, Heads, KvHeads, Ffn, Vocabulary of the model; Rows = how many a lane can take.
+template <int Width, int Heads, int KvHeads, int Ffn, int Vocabulary, int Rows>
 struct shape {
   static constexpr int width = Width, heads = Heads, kv_heads = KvHeads, ffn = Ffn;
-  static constexpr int vocabulary = Vocabulary, columns = Columns;
+  static constexpr int vocabulary = Vocabulary, rows = Rows;
   static constexpr int group = Heads / KvHeads;
-  static constexpr int rows = 8 * Columns;
-  static constexpr int pairs = rows * KvHeads;  // (row, KV head)
+  static constexpr int columns = columns_of(Rows);
+  static constexpr int rows_in_fours = ceil_div(Rows, 4) * 4;
+  static constexpr int pairs = Rows * KvHeads;  // (row, KV head)
 
   static constexpr int steps_width = Width / 64;  // k16 steps of a segment
   static constexpr int steps_out = Heads * head_dim / 64;
@@ -90,8 +100,11 @@ struct shape {
 
 constexpr int barriers_a_warp = 6;
 
-using smollm2_135m_rows8 = shape<576, 9, 3, 1536, 49152, 1>;
-using tiny_rows8 = shape<320, 6, 2, 768, 2000, 1>;  // for tests: odd segments, ragged vocabulary
+using smollm2_135m_rows8 = shape<576, 9, 3, 1536, 49152, 8>;
+using smollm2_135m_rows10 = shape<576, 9, 3, 1536, 49152, 10>;
+// For tests: odd segments, ragged vocabulary.
+using tiny_rows8 = shape<320, 6, 2, 768, 2000, 8>;
+using tiny_rows10 = shape<320, 6, 2, 768, 2000, 10>;
 
 // Feature of tile row `i` (0..15) in the order in which 16 f16 values of one row stand in a B
 // fragment: place = 4 q + 2 (k >= 8) + k % 2 with q = (k % 8) / 2.
@@ -99,14 +112,15 @@ constexpr int fragment_place(int k) {
   return (k % 8) / 2 * 4 + k / 8 * 2 + k % 2;
 }
 
-// Where 16 bytes of a row, half a k16 step, stand among the hidden values of eight rows: those of a
-// tile side by side, so that they travel as one piece, and readers meet no bank twice.
-constexpr int hidden_place(int half, int row) {
-  return half * 128 + (row ^ 4 * half) * 16;
+// Where 16 bytes of a row, half a k16 step, stand among the hidden values of `rows` rows: those of
+// a tile side by side, so that they travel as one piece, and readers meet no bank twice.
+constexpr int hidden_place(int half, int row, int rows) {
+  return row < 8 ? half * 128 + (row ^ 4 * half) * 16
+                 : 256 + (half * (rows - 8) + row - 8) * 16;
 }
 
 // The same for what attention gives: 128 bytes a row and head, eight pieces of 16 (two a step), the
-// eight rows of a head one after the other.
+// rows of a head one after the other.
 constexpr int attended_place(int row, int piece) {
   return row * 128 + (piece ^ row % 4 * 2) * 16;
 }

@@ -43,7 +43,7 @@ FORETOKEN_DEVICE void merge_spans(block<S>& b) {
   const u32x4 packed = gather(b.stored(o.x / l, o.y / l, true), b.lane % 8 ^ row % 4 * 2);
   const int head = pair % S::kv_heads * S::group + column;
   const int target =
-      at::output + (head * S::columns + row / 8) * 1024 + row % 8 * 128 + b.lane % 8 * 16;
+      at::output + (head * S::rows + row) * 128 + b.lane % 8 * 16;
   FORETOKEN_UNROLL
   for (int k = 0; k < 4; ++k) b.send(k, target, packed, to_output);
 }

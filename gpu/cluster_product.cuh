@@ -55,15 +55,23 @@ struct round_of_steps {
   u32x2 x[4][Columns];
 };
 
-// Where a lane's part of x stands: at[j] of step j, four steps later 1024 bytes (times columns) on;
-// the next eight rows `column` bytes on.
+// Where a lane's part of x stands: at[j] of step j, four steps later 4 step_bytes on; that of the
+// rows from the ninth on `column` bytes on.
 struct lane_inputs {
   const char* at[4];
   int column;
 };
-template <int Columns>
-FORETOKEN_DEVICE lane_inputs in_order(const char* first) {
-  return {{first, first + Columns * 256, first + Columns * 512, first + Columns * 768}, 256};
+// The row of the second eight that lane row g reads: some row that is there.
+template <int Rows>
+FORETOKEN_DEVICE int second_row(int g) {
+  return 8 + (Rows > 8 ? g % (Rows - 8) : 0);
+}
+template <int Rows>
+FORETOKEN_DEVICE lane_inputs in_order(const char* first, int lane) {
+  first += lane * 8;
+  constexpr int step = step_bytes(Rows);
+  return {{first, first + step, first + 2 * step, first + 3 * step},
+          (second_row<Rows>(lane / 4) - lane / 4) * 32};
 }
 
 // Where a lane finds the weights of a unit.
@@ -113,7 +121,7 @@ struct decoded_unit {
     }
   }
 };
-template <int Steps, int Columns>
+template <int Rows, int Steps, int Columns>
 FORETOKEN_DEVICE void multiply(float (&sum)[Columns][4],
                                const decoded_unit<Steps>& weights,
                                const lane_inputs& x) {
@@ -121,7 +129,7 @@ FORETOKEN_DEVICE void multiply(float (&sum)[Columns][4],
   for (int j = 0; j < Steps; ++j) {
     FORETOKEN_UNROLL
     for (int c = 0; c < Columns; ++c) {
-      const char* const at = x.at[j % 4] + j / 4 * 1024 * Columns + c * x.column;
+      const char* const at = x.at[j % 4] + j / 4 * 4 * step_bytes(Rows) + c * x.column;
       const u32x2 v = *reinterpret_cast<const u32x2*>(at);
       const std::uint32_t pair[2] = {v.x, v.y};
       mma_in_place(sum[c], weights.step[j].a, pair);
@@ -130,8 +138,9 @@ FORETOKEN_DEVICE void multiply(float (&sum)[Columns][4],
 }
 
 // Walks over the steps of one unit.
-template <int Steps, int Columns>
+template <int Steps, int Rows>
 struct unit_reader : record_reader<Steps> {
+  static constexpr int columns = columns_of(Rows);
   using record_reader<Steps>::whole;
   using record_reader<Steps>::codes;
   using record_reader<Steps>::even;
@@ -139,26 +148,26 @@ struct unit_reader : record_reader<Steps> {
   lane_inputs x;
   FORETOKEN_DEVICE unit_reader(const char* record, const lane_inputs& inputs, int segment, int lane)
       : record_reader<Steps>(record, segment, lane), x(inputs) {}
-  FORETOKEN_DEVICE void load(round_of_steps<Columns>& to, int steps) const {
+  FORETOKEN_DEVICE void load(round_of_steps<columns>& to, int steps) const {
     FORETOKEN_UNROLL
     for (int j = 0; j < steps; ++j) {
       to.scale[j] = this->scale(j);
       FORETOKEN_UNROLL
-      for (int c = 0; c < Columns; ++c) {
+      for (int c = 0; c < columns; ++c) {
         to.x[j][c] = *reinterpret_cast<const u32x2*>(x.at[j] + c * x.column);
       }
     }
   }
-  FORETOKEN_DEVICE void next(round_of_steps<Columns>& to) {
+  FORETOKEN_DEVICE void next(round_of_steps<columns>& to) {
     to.codes = *reinterpret_cast<const u32x4*>(codes);
     load(to, 4);
     codes += 512;
     even += 128;
     odd += 128;
     FORETOKEN_UNROLL
-    for (int j = 0; j < 4; ++j) x.at[j] += 1024 * Columns;
+    for (int j = 0; j < 4; ++j) x.at[j] += 4 * step_bytes(Rows);
   }
-  FORETOKEN_DEVICE void rest(round_of_steps<Columns>& to) const {
+  FORETOKEN_DEVICE void rest(round_of_steps<columns>& to) const {
     std::uint32_t word[4] = {};
     FORETOKEN_UNROLL
     for (int j = 0; j < Steps - whole; ++j) word[j] = this->last(j);
@@ -184,9 +193,9 @@ FORETOKEN_DEVICE void multiply(float (&sum)[Columns][4], const round_of_steps<Co
 // Sums of `Units` units side by side; the next round's words are on their way while one is used.
 // Two rounds a turn of the loop: what runs once is bound by the fetch of instructions, about five
 // cycles each, whatever it computes.
-template <int Steps, int Columns, int Units>
+template <int Steps, int Rows, int Columns, int Units>
 FORETOKEN_DEVICE void unit_sums(float (&sum)[Units][Columns][4],
-                                unit_reader<Steps, Columns> (&reader)[Units]) {
+                                unit_reader<Steps, Rows> (&reader)[Units]) {
   constexpr int rounds = Steps / 4, rest = Steps % 4;
   static_assert(rounds % 2 == 0 || rounds == 1 || rounds == 3);
   round_of_steps<Columns> now[Units], next[Units];
@@ -224,19 +233,18 @@ FORETOKEN_DEVICE void unit_sums(float (&sum)[Units][Columns][4],
 // side by side: three warps a scheduler leave a warp five cycles an instruction, and nothing else
 // hides its latencies (gate and up 2,750 cycles; two and two 3,080, one after the other 3,370;
 // H100, 2026-11-24).
-template <int Steps, int Columns, class Record>
+template <int Steps, int Rows, int Columns, class Record>
 FORETOKEN_DEVICE void tile_sums(float (&total)[Columns][4],
                                 const char* rows,
                                 const Record& record) {
   const int lane = thread_index() % 32;
-  constexpr int apart = Steps * 256 * Columns;
-  const char* const from = rows + lane * 8;
+  constexpr int apart = Steps * step_bytes(Rows);
   float sum[parts][Columns][4] = {};
-  unit_reader<Steps, Columns> reader[parts] = {
-      {record(0), in_order<Columns>(from), 0, lane},
-      {record(1), in_order<Columns>(from + apart), 1, lane},
-      {record(2), in_order<Columns>(from + 2 * apart), 2, lane},
-      {record(3), in_order<Columns>(from + 3 * apart), 3, lane}};
+  unit_reader<Steps, Rows> reader[parts] = {
+      {record(0), in_order<Rows>(rows, lane), 0, lane},
+      {record(1), in_order<Rows>(rows + apart, lane), 1, lane},
+      {record(2), in_order<Rows>(rows + 2 * apart, lane), 2, lane},
+      {record(3), in_order<Rows>(rows + 3 * apart, lane), 3, lane}};
   unit_sums(sum, reader);
   FORETOKEN_UNROLL
   for (int c = 0; c < Columns; ++c) {
@@ -265,13 +273,13 @@ FORETOKEN_DEVICE void store_unit(float* unit, const float (&sum)[Columns][4], in
 }
 
 // Two places of one row, segments added in order.
-template <int Columns>
+template <int Rows>
 FORETOKEN_DEVICE f32x2 finished(const float* units, int row, int place) {
   const float* const at = units + row * 16 + place;
   f32x2 out = *reinterpret_cast<const f32x2*>(at);
   FORETOKEN_UNROLL
   for (int s = 1; s < parts; ++s) {
-    const f32x2 next = *reinterpret_cast<const f32x2*>(at + s * 128 * Columns);
+    const f32x2 next = *reinterpret_cast<const f32x2*>(at + s * 16 * Rows);
     out.x += next.x;
     out.y += next.y;
   }

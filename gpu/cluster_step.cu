@@ -6,7 +6,7 @@
 //               x += W_o a; h = silu(gate) * up of W f16(x gain) / rms; x += W_down h
 //   token = argmax W_head f16(x gain) / rms, or f16(x gain) to the general path's head
 //
-// Rows: the 1..8 of a lane are the columns of m16n8k16; tiles of 16 weight rows are spread over
+// Rows: the 1..8 of a lane are the columns of m16n8k16, two products do for 9 or 10; tiles of 16 weight rows are spread over
 // the blocks. Every block holds all inputs of its next product, as B fragments; whoever finishes 8
 // values of a row stores them into the 16 blocks (st.async), whose barriers count bytes: no cluster
 // barrier inside the step. Weights arrive by bulk copies a layer ahead, a slot for each warp; the
@@ -69,10 +69,18 @@ using kernel = void (*)(step_arguments);
 template <class S>
 constexpr limits limits_for() {
   static_assert(span_positions == attention_span);  // lane_fits()
-  return {S::rows, S::kv_heads, spans_most, memory<S>::span_slots, memory<S>::end};
+  return {S::rows, S::kv_heads, memory<S>::spans_read, memory<S>::span_slots, memory<S>::end};
 }
-kernel kernel_of(model_shape shape, bool timed = false) {
-  if (shape == model_shape::tiny) return step_kernel<tiny_rows8, false>;
+// Of lanes of up to `rows` rows. Eight are the columns of one product; a kernel that takes more has
+// less room and multiplies twice.
+kernel kernel_of(model_shape shape, int rows, bool timed = false) {
+  const bool many = rows > lane_rows_few;
+  if (shape == model_shape::tiny) {
+    return many ? step_kernel<tiny_rows10, false> : step_kernel<tiny_rows8, false>;
+  }
+  if (many) {
+    return timed ? step_kernel<smollm2_135m_rows10, true> : step_kernel<smollm2_135m_rows10, false>;
+  }
   return timed ? step_kernel<smollm2_135m_rows8, true> : step_kernel<smollm2_135m_rows8, false>;
 }
 
@@ -95,31 +103,38 @@ void plan(launch_plan& to, int lanes, int shared_bytes, bool dependent, cudaStre
 
 }  // namespace
 
-limits limits_of(model_shape shape) {
-  return shape == model_shape::tiny ? limits_for<tiny_rows8>() : limits_for<smollm2_135m_rows8>();
+limits limits_of(model_shape shape, int rows) {
+  const bool many = rows > lane_rows_few;
+  if (shape == model_shape::tiny) {
+    return many ? limits_for<tiny_rows10>() : limits_for<tiny_rows8>();
+  }
+  return many ? limits_for<smollm2_135m_rows10>() : limits_for<smollm2_135m_rows8>();
 }
 
 status prepare(model_shape shape) {
-  for (const bool timed : {false, true}) {
-    const auto* const function = reinterpret_cast<const void*>(kernel_of(shape, timed));
-    FORETOKEN_TRY(
-        device_status(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           limits_of(shape).shared_bytes),
-                      "shared memory of the cluster step"));
-    FORETOKEN_TRY(device_status(
-        cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
-        "clusters of 16"));
+  for (const int rows : {lane_rows_few, lane_rows_most}) {
+    for (const bool timed : {false, true}) {
+      const auto* const function = reinterpret_cast<const void*>(kernel_of(shape, rows, timed));
+      FORETOKEN_TRY(
+          device_status(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                             limits_of(shape, rows).shared_bytes),
+                        "shared memory of the cluster step"));
+      FORETOKEN_TRY(device_status(
+          cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+          "clusters of 16"));
+    }
   }
   return {};
 }
 
 result<int> lanes_of_device(model_shape shape) {
   launch_plan to;
-  plan(to, 1, limits_of(shape).shared_bytes, false, nullptr);
+  plan(to, 1, limits_of(shape, lane_rows_most).shared_bytes, false, nullptr);
   int count = 0;
   FORETOKEN_TRY(
       device_status(cudaOccupancyMaxActiveClusters(
-                        &count, reinterpret_cast<const void*>(kernel_of(shape)), &to.config),
+                        &count, reinterpret_cast<const void*>(kernel_of(shape, lane_rows_most)),
+                        &to.config),
                     "clusters at once"));
   return count;
 }
@@ -135,20 +150,22 @@ bool supported(int ordinal) {
 }
 
 status launch(model_shape shape, const step_arguments& step, cudaStream_t stream) {
-  const limits most = limits_of(shape);
   if (step.lanes < 1 || step.lanes > lanes_at_once) return invalid("lanes", "1 to 7 of them");
-  for (int i = 0; i < step.lanes; ++i) {
-    const lane_rows& lane = step.lane[i];
-    const int rows = std::clamp(lane.rows, 0, lane_rows_most);
-    if (rows != lane.rows || !lane_fits(most, {lane.position, static_cast<std::size_t>(rows)})) {
-      return unsupported("rows", "more, or longer ones, than one cluster takes");
-    }
+  const std::span lanes(step.lane, static_cast<std::size_t>(step.lanes));
+  const int rows = std::ranges::max(lanes, {}, &lane_rows::rows).rows;
+  const limits most = limits_of(shape, rows);
+  const auto fits = [&](const lane_rows& lane) {
+    return lane.rows > 0 && lane.rows <= most.rows_max &&
+           lane_fits(most, {lane.position, static_cast<std::size_t>(lane.rows)});
+  };
+  if (!std::ranges::all_of(lanes, fits)) {
+    return unsupported("rows", "more, or longer ones, than one cluster takes");
   }
   launch_plan to;
   plan(to, step.lanes, most.shared_bytes, step.dependent, stream);
   step_arguments copy = step;
   void* arguments[] = {&copy};
-  const kernel chosen = kernel_of(shape, step.cycles != nullptr);
+  const kernel chosen = kernel_of(shape, rows, step.cycles != nullptr);
   return device_status(
       cudaLaunchKernelExC(&to.config, reinterpret_cast<const void*>(chosen), arguments),
       "launch of the cluster step");

@@ -37,7 +37,8 @@ struct limits {
   int spans_read_max = 0, spans_max = 0;
   int shared_bytes = 0;  // of a block
 };
-limits limits_of(model_shape shape);
+// Of a launch whose lanes have up to `rows` rows.
+limits limits_of(model_shape shape, int rows);
 
 // The compiled shape of a model that this path can run, or why it cannot. Needs 4-bit codes for all
 // matrices, RMS norms, gated SiLU, heads of 64, no windows, no soft caps, no biases, no post norms.
@@ -98,18 +99,18 @@ struct ring_record {
 // (commit 894c05a, cluster_step_bench --head, context 512, H100, 2026-11-24).
 constexpr int general_head_rows = 32;
 
-constexpr int lane_rows_most = 16;
+constexpr int lane_rows_few = 8;  // beyond them a step is slower and its sequences are shorter
+constexpr int lane_rows_most = 10;
 constexpr int lanes_at_once = 7;  // of a launch
 struct lane_rows {
   int rows = 0;
-  int first = 0;                       // its first row's place in `normed` and `squares`
-  std::uint32_t step = 0;              // marks the ring records; never the value before
-  std::int32_t token[lane_rows_most];  // -1 - i: take previous[i] instead
+  int first = 0;           // its first row's place in `normed` and `squares`
+  std::uint32_t step = 0;  // marks the ring records; never the value before
+  std::int32_t token[lane_rows_most];
   std::int32_t position[lane_rows_most];
-  std::int32_t table[lane_rows_most];      // row of `pages`
-  const std::int32_t* previous = nullptr;  // device memory; may be null
-  float* logits = nullptr;                 // [rows][vocabulary] device memory; null = not wanted
-  ring_record* ring = nullptr;             // [rows] of this step's slot; may be null
+  std::int32_t table[lane_rows_most];  // row of `pages`
+  float* logits = nullptr;             // [rows][vocabulary] device memory; null = not wanted
+  ring_record* ring = nullptr;         // [rows] of this step's slot; may be null
 };
 
 struct step_arguments {

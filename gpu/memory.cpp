@@ -10,9 +10,9 @@
 namespace foretoken::gpu {
 namespace {
 
-// The driver's context, our code loaded, and recorded steps: 527 to 530 MiB on an H100 with driver
-// 580 and CUDA 13.0 (2026-11).
-constexpr std::uint64_t context_bytes = 532u << 20;
+// The driver's context without stacks (runtime_cuda.cpp) and our code loaded: 265 MiB on an H200 with
+// driver 580 and CUDA 13.0 (2026-11).
+constexpr std::uint64_t context_bytes = 268u << 20;
 constexpr std::size_t alignment = 256;
 
 std::size_t whole(std::size_t bytes) {

@@ -98,9 +98,9 @@ class step final : public model::ops {
   status queue_copies(const model::micro_batch& batch);
 
   // Decode steps on clusters (step_cluster.cpp).
-  lane_deal deal() const noexcept;
-  bool lane_holds(const model::micro_batch& batch, row_range own) const;
-  bool fits_lanes(const model::micro_batch& batch) const;
+  bool lanes_hold(const model::micro_batch& batch, row_range launch, int lanes) const;
+  lane_deal deal(const model::micro_batch& batch) const;
+  bool on_lanes() const noexcept { return dealt_.rows > 0; }
   bool own_head() const noexcept;
   void fill_lane(cluster::lane_rows& to, row_range own) const;
   void queue_lanes();
@@ -169,7 +169,7 @@ class step final : public model::ops {
   bool split_ = false;
   std::uint64_t steps_ = 0, fail_at_step_ = 0;
   mode mode_ = mode::direct;
-  bool on_lanes_ = false;  // this step
+  lane_deal dealt_;  // this step's rows; none: the general path takes them
   status queued_;          // the first launch that failed
   std::vector<std::function<status()>> pending_;
   std::map<step_bucket, runtime::recording> recordings_;

@@ -76,7 +76,7 @@ step_bucket step::bucket_for(const model::micro_batch& batch) const {
   }
   const int tasks = split_ ? 0 : static_cast<int>(tasks_.size());
   const int positions = class_of(end, shape().context);
-  if (on_lanes_) return {row_count_, positions, tasks, top_class(top), drawn};
+  if (on_lanes()) return {row_count_, positions, tasks, top_class(top), drawn};
   return {bucket_of(std::max(row_count_, 1), sizes_.rows), positions,
           head_bucket_of(tasks, sizes_.head_rows, sizes_.rows), top_class(top), drawn};
 }
@@ -88,10 +88,10 @@ void step::choose_bucket(const model::micro_batch& batch) {
   };
   split_ =
       static_cast<int>(tasks_.size()) > sizes_.head_rows && std::ranges::any_of(tasks_, for_host);
-  on_lanes_ = fits_lanes(batch);
+  dealt_ = deal(batch);
   bucket_ = usual_ != nullptr ? *usual_ : bucket_for(batch);
   mode_ = mode::direct;
-  if (on_lanes_) return;
+  if (on_lanes()) return;
   if (!chosen_.graphs) return;
   if (recordings_.contains(recorded_as())) {
     mode_ = mode::replaying;
@@ -211,7 +211,7 @@ status step::begin(const model::micro_batch& batch) {
   on_.dependent = false;  // the first kernel waits for the whole of what came before
   const take_inputs_arguments given{host_inputs_, device_inputs_, host_.bytes};
   queue([this, given] { return launch_take_inputs(on_, given); });
-  if (on_lanes_) mode_ = mode::lanes;
+  if (on_lanes()) mode_ = mode::lanes;
   return queued_ ? status() : failed(queued_.error());
 }
 

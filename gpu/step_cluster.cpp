@@ -14,11 +14,6 @@ std::size_t size_of(int n) {
 
 }  // namespace
 
-lane_deal step::deal() const noexcept {
-  const cluster_weights& from = *weights_->clusters;
-  return {row_count_, from.lanes, cluster::limits_of(from.shape).rows_max};
-}
-
 // The head of the step itself gives logits of all rows, into the one block there is for them.
 // With few rows the general path's head, the same bits, is the faster, and with any number where
 // the best ids are all that is wanted.
@@ -28,29 +23,37 @@ bool step::own_head() const noexcept {
          row_count_ == bucket_.head_rows;
 }
 
-// Contexts that are too long together for one cluster go the general way.
-bool step::lane_holds(const model::micro_batch& batch, row_range own) const {
-  std::array<std::int32_t, cluster::lane_rows_most> positions;
-  for (int r = own.first; r < own.end; ++r) {
-    positions[size_of(r - own.first)] = batch.slices[size_of(r)].position;
-  }
-  return cluster::lane_fits(cluster::limits_of(weights_->clusters->shape),
-                            {positions.data(), size_of(own.count())});
-}
-
-// One token a sequence.
-bool step::fits_lanes(const model::micro_batch& batch) const {
-  const int rows = static_cast<int>(batch.slices.size());
-  if (!weights_->clusters || rows == 0 || rows != row_count_) return false;
-  const lane_deal all = deal();
-  for (int i = 0; i < all.launches(); ++i) {
-    const row_range here = all.launch(i);
-    const int lanes = all.lanes_of(here);
-    for (int l = 0; l < lanes; ++l) {
-      if (!lane_holds(batch, part_of(here, l, lanes))) return false;
+// Whether every lane of a launch has room for its rows' contexts.
+bool step::lanes_hold(const model::micro_batch& batch, row_range launch, int lanes) const {
+  const int most = (launch.count() + lanes - 1) / lanes;
+  const cluster::limits limits = cluster::limits_of(weights_->clusters->shape, most);
+  for (int l = 0; l < lanes; ++l) {
+    const row_range own = part_of(launch, l, lanes);
+    std::array<std::int32_t, cluster::lane_rows_most> positions;
+    for (int r = own.first; r < own.end; ++r) {
+      positions[size_of(r - own.first)] = batch.slices[size_of(r)].position;
     }
+    if (!cluster::lane_fits(limits, {positions.data(), size_of(own.count())})) return false;
   }
   return true;
+}
+
+// How the rows of a step of one token a sequence are dealt: in one launch less by fuller lanes
+// where their contexts are short enough, else by lanes of few rows, else none takes them.
+lane_deal step::deal(const model::micro_batch& batch) const {
+  const int rows = static_cast<int>(batch.slices.size());
+  if (!weights_->clusters || rows == 0 || rows != row_count_) return {};
+  const lane_deal few{rows, weights_->clusters->lanes, cluster::lane_rows_few};
+  const lane_deal full{rows, weights_->clusters->lanes, cluster::lane_rows_most};
+  const auto fits = [&](const lane_deal& all) {
+    for (int i = 0; i < all.launches(); ++i) {
+      const row_range here = all.launch(i);
+      if (!lanes_hold(batch, here, all.lanes_of(here))) return false;
+    }
+    return true;
+  };
+  if (full.launches() < few.launches() && fits(full)) return full;
+  return fits(few) ? few : lane_deal{};
 }
 
 void step::fill_lane(cluster::lane_rows& to, row_range own) const {
@@ -67,9 +70,8 @@ void step::fill_lane(cluster::lane_rows& to, row_range own) const {
 // The whole step up to the logits or the input of the head, row i of the batch in row i of them.
 void step::queue_lanes() {
   const cluster_weights& from = *weights_->clusters;
-  const lane_deal all = deal();
-  for (int i = 0; i < all.launches(); ++i) {
-    const row_range here = all.launch(i);
+  for (int i = 0; i < dealt_.launches(); ++i) {
+    const row_range here = dealt_.launch(i);
     cluster::step_arguments given;
     given.model = from.view;
     given.kv = pool_.base;
@@ -82,7 +84,7 @@ void step::queue_lanes() {
       given.normed_stride = padded_columns(shape().width);
       given.squares = work_.squares;
     }
-    given.lanes = all.lanes_of(here);
+    given.lanes = dealt_.lanes_of(here);
     for (int l = 0; l < given.lanes; ++l) fill_lane(given.lane[l], part_of(here, l, given.lanes));
     queue([this, given]() mutable {
       given.dependent = on_.dependent;

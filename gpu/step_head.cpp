@@ -68,7 +68,7 @@ void step::queue_head() {
   const int block = wants_logits() ? sizes_.head_rows : sizes_.best_rows;
   for (int first = 0; first < bucket_.head_rows; first += block) {
     const int count = std::min(block, bucket_.head_rows - first);
-    if (!on_lanes_ || !own_head()) queue_logits(first, count);
+    if (!on_lanes() || !own_head()) queue_logits(first, count);
     queue_choice(first, count);
   }
 }
@@ -114,7 +114,7 @@ status step::head(model::step_result& out) {
   for (const head_task& task : tasks_) {
     if (task.target >= 0) out.slices[size_of(task.slice)].scores.emplace_back();
   }
-  if (on_lanes_) {
+  if (on_lanes()) {
     mode_ = mode::direct;
     queue_lanes();
   }

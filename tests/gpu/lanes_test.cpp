@@ -91,7 +91,7 @@ TEST_CASE("lanes: one row at least and no more than a lane takes") {
   CHECK(lane_fits(most, std::vector<std::int32_t>(8, 0)));
   CHECK_FALSE(lane_fits(most, std::vector<std::int32_t>(9, 0)));
   CHECK_FALSE(
-      lane_fits(cluster::limits_of(cluster::model_shape::tiny), std::vector<std::int32_t>{0}));
+      lane_fits(cluster::limits_of(cluster::model_shape::tiny, 1), std::vector<std::int32_t>{0}));
 }
 
 // The shape that is compiled for tests.

@@ -191,7 +191,7 @@ int count_differences(const char* what,
 
 // The most that eight rows of one lane may have: pairs 0 and 16 are merged by the same block.
 std::vector<std::int32_t> longest(model_shape shape) {
-  const int spans = limits_of(shape).spans_max, half = spans / 2;
+  const int spans = limits_of(shape, lane_rows_few).spans_max, half = spans / 2;
   std::vector<std::int32_t> out(8, half * gpu::attention_span - 1);
   out[0] = (spans - half) * gpu::attention_span - 1;
   return out;

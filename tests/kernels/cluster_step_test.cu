@@ -27,7 +27,7 @@ class bench_step {
       : model_(model),
         pool_(pool),
         size_(model.host.size),
-        logits_(std::size_t(7) * 8 * size_.vocabulary) {
+        logits_(std::size_t(7) * lane_rows_most * size_.vocabulary) {
     check(cudaMallocHost(&ring_, sizeof(ring_record) * 7 * lane_rows_most), "ring");
   }
   ~bench_step() { cudaFreeHost(ring_); }
@@ -49,7 +49,7 @@ class bench_step {
       lane.rows = static_cast<int>(lanes[i].size());
       lane.step = 5;
       lane.ring = ring_ + i * lane_rows_most;
-      lane.logits = logits_.at + i * 8 * std::size_t(size_.vocabulary);
+      lane.logits = logits_.at + i * lane_rows_most * std::size_t(size_.vocabulary);
       for (int r = 0; r < lane.rows; ++r) {
         lane.token[r] = lanes[i][r].token;
         lane.position[r] = lanes[i][r].position;
@@ -68,7 +68,7 @@ class bench_step {
     outcome out;
     for (std::size_t i = 0; i < lanes.size(); ++i) {
       for (std::size_t r = 0; r < lanes[i].size(); ++r) {
-        const float* from = logits.data() + (i * 8 + r) * std::size_t(size_.vocabulary);
+        const float* from = logits.data() + (i * lane_rows_most + r) * std::size_t(size_.vocabulary);
         out.logits.insert(out.logits.end(), from, from + size_.vocabulary);
         out.records.push_back(ring_[i * lane_rows_most + r]);
         append_lines(out, pool, lanes[i][r]);
@@ -146,42 +146,48 @@ void test_rows(const uploaded_model& uploaded,
                bool once) {
   const random_model& model = uploaded.host;
   const int context = *std::max_element(positions.begin(), positions.end()) + 1;
-  const kv_pool pool(model.size, 8, context);
+  const int count = int(positions.size());
+  const kv_pool pool(model.size, count, context);
   const std::vector<std::uint16_t> before = pool.values.read();
   std::vector<sequence_row> rows;
-  for (int i = 0; i < 8; ++i)
+  for (int i = 0; i < count; ++i)
     rows.push_back({i, (i * 7919 + 13) % model.size.vocabulary, positions[std::size_t(i)]});
 
   bench_step step(uploaded, pool);
-  const outcome eight = step.run({rows});
+  const outcome all = step.run({rows});
   for (int i = 0; i < references; ++i) {
-    const int which = (i * 5 + 6) % 8;
-    against_reference(model, pool, before, eight, which, rows[which]);
+    const int which = (i * 7 + 6) % count;
+    against_reference(model, pool, before, all, which, rows[which]);
   }
   if (once) return;
   const outcome again = step.run({rows});
   bool same = true;
-  for (int i = 0; i < 8; ++i) same &= same_bits(model.size, eight, i, again, i);
+  for (int i = 0; i < count; ++i) same &= same_bits(model.size, all, i, again, i);
   report(same, "the same step twice has the same bits");
 
+  const std::string of_all = " of " + std::to_string(count);
   std::vector<std::vector<sequence_row>> single;
   for (int i = 0; i < 7; ++i) single.push_back({rows[i]});
   const outcome alone = step.run(single);
   for (int i = 0; i < 7; ++i) {
-    report(same_bits(model.size, eight, i, alone, i),
-           "row " + std::to_string(i) + " of 8 = alone in lane " + std::to_string(i));
+    report(same_bits(model.size, all, i, alone, i),
+           "row " + std::to_string(i) + of_all + " = alone in lane " + std::to_string(i));
   }
   const outcome reversed =
       step.run({{rows[7]}, {rows[2]}, {rows[6], rows[5], rows[0]}, {rows[3], rows[1]}});
   const int order[7] = {7, 2, 6, 5, 0, 3, 1};
   for (int i = 0; i < 7; ++i) {
-    report(same_bits(model.size, eight, order[i], reversed, i),
-           "row " + std::to_string(order[i]) + " of 8 = in other company");
+    report(same_bits(model.size, all, order[i], reversed, i),
+           "row " + std::to_string(order[i]) + of_all + " = in other company");
   }
+  const outcome back = step.run({{rows.rbegin(), rows.rend()}});
+  same = true;
+  for (int i = 0; i < count; ++i) same &= same_bits(model.size, all, i, back, count - 1 - i);
+  report(same, "the rows in the other order have the same bits");
 }
 
 // `references` rows of eight against the double precision step, of short ones and of short and long
-// ones mixed; `once`: of short ones alone, and nothing else.
+// ones mixed, and of ten; `once`: of short ones alone, and nothing else.
 void test_shape(model_shape shape, bool neighbours, int references, bool once = false) {
   const random_model model(shape, neighbours, 1234);
   const uploaded_model uploaded(model);
@@ -192,7 +198,9 @@ void test_shape(model_shape shape, bool neighbours, int references, bool once = 
               shape == model_shape::tiny ? "tiny" : "SmolLM2-135M",
               neighbours ? "neighbour" : "half", lanes.value());
   test_rows(uploaded, {0, 15, 16, 255, 256, 511, 777, 64}, references, once);
-  if (!once) test_rows(uploaded, {256, 15, 0, 2047, 1023, 2047, 1800, 1800}, references, false);
+  if (once) return;
+  test_rows(uploaded, {256, 15, 0, 2047, 1023, 2047, 1800, 1800}, references, false);
+  test_rows(uploaded, {0, 511, 16, 255, 256, 511, 767, 64, 512, 767}, references, false);
 }
 
 }  // namespace
