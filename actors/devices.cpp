@@ -141,11 +141,11 @@ result<prepared_device> prepare_gpu(const std::shared_ptr<gpu_family>& family,
   if (!plan) return plan.error();
   log::info("model",
             "memory of cuda:{}: context {:.1f} MiB + weights {:.1f} MiB + KV {:.1f} MiB ({} pages) "
-            "+ workspace {:.1f} MiB + steps beside it {:.1f} MiB = {:.1f} MiB; pinned host memory "
-            "{:.1f} MiB",
+            "+ workspace {:.1f} MiB + steps beside it {:.1f} MiB + recorded steps {:.1f} MiB = "
+            "{:.1f} MiB; pinned host memory {:.1f} MiB",
             facts.ordinal, mib(plan->context_bytes), mib(plan->weight_bytes), mib(plan->kv_bytes),
             plan->kv_pages, mib(plan->workspace_bytes), mib(plan->beside_bytes),
-            mib(plan->total_bytes()), mib(plan->pinned_bytes));
+            mib(plan->recording_bytes), mib(plan->total_bytes()), mib(plan->pinned_bytes));
   FORETOKEN_TRY(check_memory("device", plan->total_bytes(), chosen));
   FORETOKEN_TRY(check_pages(plan->kv_pages, plan->kv_page_bytes));
   auto weights = family->library().prepare_weights(file, device, progress);

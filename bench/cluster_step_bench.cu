@@ -295,7 +295,8 @@ void table(const choice& of) {
     bench.phases(bench.arguments(one.lanes, one.rows, of.contexts.front()));
   }
   std::printf(
-      "lanes rows (of all) ctx | device us (best) | in a row us | launch to host us | tokens/s | of byte "
+      "lanes rows (of all) ctx | device us (best) | in a row us | launch to host us | tokens/s | "
+      "of byte "
       "floor | head\n");
   for (const work& one : of.steps) {
     for (const int context : of.contexts) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bench/gpu_step_model.hpp"
+#include "gpu/attention_tiles.hpp"
 #include "gpu/kernels.hpp"
 
 namespace foretoken {
@@ -17,7 +18,7 @@ class bench_step {
   // `sequences` of `tokens` rows each, the last at position context - 1.
   bench_step(
       const bench_model& from, int sequences, int tokens, int context, gpu::launch_context on)
-      : model_(from), rows_(sequences * tokens), context_(context), on_(on) {
+      : model_(from), rows_(sequences * tokens), tokens_(tokens), context_(context), on_(on) {
     const int rows = rows_;
     const bench_shape& shape = from.shape();
     hyper_.width = shape.width;
@@ -41,23 +42,19 @@ class bench_step {
     pool_.base = memory_.take<std::uint16_t>(at(shape.layers) * pool_.layer_values());
     static const filler values;
     values.halves(pool_.base, at(shape.layers) * pool_.layer_values() * 2);
-    std::vector<std::int32_t> words, positions, tables, pages;
-    std::vector<gpu::attention_tile> tiles;
-    const int tile_rows = gpu::attention_tile_rows(shape.heads, shape.kv_heads);
+    std::vector<std::int32_t> words, tables, pages;
     for (int r = 0; r < rows; ++r) {
       const int i = r % tokens;
       words.push_back((r * 7919 + 1) % shape.vocabulary);
-      positions.push_back(context - tokens + i);
+      positions_.push_back(context - tokens + i);
       tables.push_back(r / tokens);
-      if (i % tile_rows == 0) tiles.push_back({r, std::min(tile_rows, tokens - i)});
       if (i + 1 < tokens) continue;
       which_.push_back(r);
       for (int p = 0; p < pages_each; ++p) pages.push_back(p * sequences + r / tokens);
     }
-    tiles.resize(at(rows));  // as a step pads them
     token_ = put(words);
-    step_rows_ = {token_, put(positions), put(tables), put(pages), pages_each, rows};
-    tiles_ = put(tiles);
+    step_rows_ = {token_, put(positions_), put(tables), put(pages), pages_each, rows};
+    attention_columns(usual_columns());
     which_there_ = put(which_);
     logits_ = memory_.take<float>(which_.size() * at(shape.vocabulary));
     scratch_ = memory_.take(gpu::digest_scratch_bytes(sequences, shape.vocabulary));
@@ -82,6 +79,7 @@ class bench_step {
   // digest
   static constexpr int part_count = 6;
   static constexpr unsigned all_parts = (1u << part_count) - 1;
+  static constexpr unsigned attention_part = 1;
   void queue(unsigned parts) {
     const bench_shape& shape = model_.shape();
     gpu::launch_context on = on_;
@@ -107,16 +105,7 @@ class bench_step {
       in.query_scale = 0.125f;
       in.kv = kv;
       if ((parts & 2) != 0) must(gpu::launch_attention_input(on, in), "attention input");
-      gpu::attention_arguments attend;
-      attend.rows = step_rows_;
-      attend.work = work_;
-      attend.tiles = tiles_;
-      attend.tile_count = rows_;
-      attend.spans_max = gpu::attention_spans(context_);
-      attend.positions_max = context_;
-      attend.heads = shape.heads;
-      attend.kv_heads = shape.kv_heads;
-      attend.head_dim = shape.head_dim;
+      gpu::attention_arguments attend = attention_arguments();
       attend.kv = kv;
       if ((parts & 1) != 0) must(gpu::launch_attention(on, attend), "attention");
       gpu::residual_arguments out{rows_, work_, layer.o, shape.width, {}, layer.ffn_norm};
@@ -175,6 +164,30 @@ class bench_step {
     }));
   }
   void kernels(gpu::product_tile tile) { on_.tile = tile; }
+  // Those that a step of these rows has.
+  int usual_columns() const {
+    const std::vector<gpu::row_run> runs(at(rows_ / tokens_), {context_ - tokens_, tokens_});
+    return gpu::choose_columns(on_, attention_arguments(), runs);
+  }
+  // Attention by tiles of so many columns.
+  void attention_columns(int columns) {
+    const bench_shape& shape = model_.shape();
+    const int tile_rows = gpu::attention_tile_rows(shape.heads, shape.kv_heads, columns);
+    std::vector<gpu::attention_tile> tiles;
+    for (int r = 0; r < rows_; r += tokens_) {
+      for (int i = 0; i < tokens_; i += tile_rows) {
+        tiles.push_back({r + i, std::min(tile_rows, tokens_ - i)});
+      }
+    }
+    if (columns == gpu::query_columns) {
+      tiles.resize(at(rows_));  // as a step pads them
+    } else {
+      gpu::order_tiles(tiles, positions_.data());
+    }
+    tiles_ = put(tiles);
+    tile_count_ = static_cast<int>(tiles.size());
+    columns_ = columns;
+  }
   struct host_times {
     double call = 0, whole = 0;  // us: of the launch, and until the step is seen to have ended
   };
@@ -229,6 +242,21 @@ class bench_step {
     std::sort(of.begin(), of.end());
     return of[of.size() / 2];
   }
+  gpu::attention_arguments attention_arguments() const {
+    const bench_shape& shape = model_.shape();
+    gpu::attention_arguments out;
+    out.rows = step_rows_;
+    out.work = work_;
+    out.tiles = tiles_;
+    out.tile_count = tile_count_;
+    out.columns = columns_;
+    out.spans_max = gpu::attention_spans(context_);
+    out.positions_max = context_;
+    out.heads = shape.heads;
+    out.kv_heads = shape.kv_heads;
+    out.head_dim = shape.head_dim;
+    return out;
+  }
   cudaGraphExec_t record(unsigned parts) {
     queue(parts);
     must(cudaStreamSynchronize(on_.stream), "step");
@@ -250,7 +278,7 @@ class bench_step {
   }
   const bench_model& model_;
   cudaGraphExec_t ready_ = nullptr;
-  int rows_, context_;
+  int rows_, tokens_, context_;
   int top_ = 1;
   gpu::launch_context on_;
   model::hyperparameters hyper_;
@@ -261,6 +289,8 @@ class bench_step {
   std::int32_t* token_ = nullptr;
   std::int32_t* which_there_ = nullptr;
   gpu::attention_tile* tiles_ = nullptr;
+  int tile_count_ = 0, columns_ = gpu::query_columns;
+  std::vector<std::int32_t> positions_;
   std::vector<std::int32_t> which_;
   float* logits_ = nullptr;
   void* scratch_ = nullptr;

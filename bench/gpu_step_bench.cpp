@@ -3,7 +3,7 @@
 // in a model's shape, every sequence at one context length, one graph a batch size.
 //
 //   gpu_step_bench [--form f16|w8|w4] [--smoke]
-//   [--decode|--prefill|--tiles|--chosen|--beside|--sample]
+//   [--decode|--prefill|--tiles|--chosen|--attention|--beside|--sample]
 //                  [--rows N,..] [--context N] [--prompt N] [--narrow] [shape ...]
 //   shapes: smollm2 llama1b
 //
@@ -11,9 +11,10 @@
 // bytes (weights once, keys and values once), and for a host that waits for each step: from the
 // launch to its end, and the call of launch. Prefill: prompts of 32 (--prompt) tokens, one
 // prediction each. Tiles: the products of prefill by each kernel that can do them; chosen: by the
-// usual ones. Beside: steps of prefill on several streams at once. Sample: decode steps that draw
-// their tokens, beside those that take the best. Narrow: without the kernels of the wide matrix
-// instruction.
+// usual ones. Attention: one prompt, or prompts of --prompt tokens, attention alone by small and
+// large tiles by turns. Beside: steps of prefill on several streams at once. Sample: decode steps
+// that draw their tokens, beside those that take the best. Narrow: without the kernels of the wide
+// matrix instruction.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -37,12 +38,14 @@ void print_parts(bench_step& one, const bench_shape& shape) {
 struct chosen_tables {
   bool decode = true, prefill = true, tiles = false, smoke = false;
   bool only_chosen = false;  // of the tiles' kernels
+  bool attention = false;
   bool beside = false;
   bool sample = false;
   bool narrow = false;    // without the wide matrix instruction
   std::vector<int> rows;  // empty = the table's own
   int context = 0;        // of decode; 0 = all
   int prompt_tokens = 32;
+  bool own_prompt = false;  // prompt_tokens was asked for
   bool wants(int n) const {
     return rows.empty() || std::find(rows.begin(), rows.end(), n) != rows.end();
   }
@@ -139,6 +142,29 @@ void run_tiles(const bench_model& made, gpu::launch_context on, const chosen_tab
       std::printf("%4d %-20s", rows, each.name);
       for (const unsigned part : {2u, 4u, 8u, 16u}) {
         std::printf("  %6.2f", one.time(part, 5) / shape.layers);
+      }
+      std::printf("\n");
+    }
+    std::fflush(stdout);
+  }
+}
+
+// Three rounds: the median of each is printed.
+void run_attention(const bench_model& made, gpu::launch_context on, const chosen_tables& chosen) {
+  const bench_shape& shape = made.shape();
+  std::printf("attention alone, us a layer by tiles of columns; * as a step would take them\n");
+  for (const int rows : {128, 256, 512, 1024, 2048}) {
+    if (chosen.smoke && rows > 128) continue;
+    if (!chosen.wants(rows)) continue;
+    const int tokens = chosen.own_prompt ? std::min(chosen.prompt_tokens, rows) : rows;
+    bench_step one(made, rows / tokens, tokens, tokens, on);
+    const int usual = one.usual_columns();
+    for (int round = 0; round < (chosen.smoke ? 1 : 3); ++round) {
+      std::printf("%4d rows, prompts of %4d ", rows, tokens);
+      for (const int columns : {gpu::query_columns, 64, 128}) {
+        one.attention_columns(columns);
+        const double us = one.time(bench_step::attention_part, chosen.smoke ? 3 : 15);
+        std::printf("  %3d:%8.2f%c", columns, us / shape.layers, columns == usual ? '*' : ' ');
       }
       std::printf("\n");
     }
@@ -244,6 +270,7 @@ void run_shape(const bench_shape& shape,
   if (chosen.decode) run_decode(made, on, rate, chosen);
   if (chosen.prefill) run_prefill(made, on, chosen);
   if (chosen.tiles) run_tiles(made, on, chosen);
+  if (chosen.attention || chosen.smoke) run_attention(made, on, chosen);
   if (chosen.beside || chosen.smoke) run_beside(made, on, chosen);
   if (chosen.sample || chosen.smoke) run_sample(made, on, chosen);
 }
@@ -275,6 +302,9 @@ int main(int count, char** arguments) {
     } else if (word == "--chosen") {
       chosen.decode = chosen.prefill = false;
       chosen.tiles = chosen.only_chosen = true;
+    } else if (word == "--attention") {
+      chosen.decode = chosen.prefill = false;
+      chosen.attention = true;
     } else if (word == "--beside") {
       chosen.decode = chosen.prefill = false;
       chosen.beside = true;
@@ -289,6 +319,7 @@ int main(int count, char** arguments) {
       chosen.context = std::stoi(arguments[++i]);
     } else if (word == "--prompt" && i + 1 < count) {
       chosen.prompt_tokens = std::stoi(arguments[++i]);
+      chosen.own_prompt = true;
     } else if (word == "w8") {
       form = gpu::weight_form::w8;
     } else if (word == "w4") {
@@ -302,6 +333,7 @@ int main(int count, char** arguments) {
   gpu::launch_context on;
   must(cudaStreamCreateWithFlags(&on.stream, cudaStreamNonBlocking), "stream");
   on.multiprocessors = found.multiProcessorCount;
+  on.shared_bytes_max = static_cast<int>(found.sharedMemPerBlockOptin);
   on.wide_mma = found.major == 9 && !chosen.narrow;
   // Measured on this kind of device: 1 GB read by one simple kernel (H100 80GB HBM3, 2026-11-24).
   const double rate = 3.04e12;

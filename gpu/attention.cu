@@ -16,6 +16,7 @@
 
 #include "gpu/arrival.cuh"
 #include "gpu/attention_chunk.cuh"
+#include "gpu/attention_tiles.hpp"
 #include "gpu/launch.cuh"
 
 namespace foretoken::gpu {
@@ -245,6 +246,7 @@ status launch_head_dim(const launch_context& on, const attention_job& job) {
 
 status launch_attention(const launch_context& on, const attention_arguments& given) {
   if (given.heads % given.kv_heads != 0) return unsupported("heads", "not whole groups");
+  if (given.columns != query_columns) return launch_large_attention(on, given);
   attention_job job{given, 1, 0, given.heads / given.kv_heads, 0};
   job.groups = (job.heads_per_kv + query_columns - 1) / query_columns;
   job.group_heads = job.heads_per_kv < query_columns ? job.heads_per_kv : query_columns;

@@ -47,8 +47,9 @@ FORETOKEN_DEVICE query column_query(const attention_job& job,
 FORETOKEN_DEVICE void fold(
     float& m, float& l, float m_next, float l_next, float& keep, float& take) {
   const float m_new = larger(m, m_next);
-  keep = natural_exp(m - m_new);
-  take = natural_exp(m_next - m_new);
+  const float less = natural_exp(smaller(m, m_next) - m_new);  // the larger one's is exp(0) = 1
+  keep = m_next > m ? less : 1.0f;
+  take = m_next > m ? 1.0f : less;
   l = fused_multiply_add(l, keep, l_next * take);
   m = m_new;
 }

@@ -125,8 +125,8 @@ FORETOKEN_DEVICE void load_early_values(const block<S>& b, int layer) {
   static_assert(each * chunk_pages <= 32);
   int warp = (b.warp - tile_warps) * each + b.lane / chunk_pages;
   if (warp >= at::values_in_g) warp += late;
-  if (layer < b.job.model.layer_count && b.lane < each * chunk_pages &&
-      warp < at::chunks_at_once && b.table().turns > 0) {
+  if (layer < b.job.model.layer_count && b.lane < each * chunk_pages && warp < at::chunks_at_once &&
+      b.table().turns > 0) {
     const int chunk = b.table().chunk[0][warp];
     if (chunk >= 0) copy_values(b, warp, chunk, b.lane % chunk_pages, layer);
   }
@@ -300,7 +300,8 @@ FORETOKEN_DEVICE void send_span(const block<S>& b, int n, int i, const work_item
   for (int c = 0; c < span_chunks; ++c) {
     const int chunk = n * span_chunks + c;
     part[c] = {lowest, 0};
-    if (c < chunks) part[c] = *reinterpret_cast<const f32x2*>(chunk_results<S>::ml(b, chunk, column));
+    if (c < chunks)
+      part[c] = *reinterpret_cast<const f32x2*>(chunk_results<S>::ml(b, chunk, column));
     v[c] = *reinterpret_cast<const f32x4*>(chunk_results<S>::o(b, chunk, column) + piece * 4);
   }
   float m = lowest, l = 0;

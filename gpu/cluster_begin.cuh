@@ -109,7 +109,8 @@ FORETOKEN_DEVICE void fill_turns(const block<S>& b) {
   t.first_item[0] = 0;
   for (int n = 0; n < t.spans; ++n) {
     const int chunks = chunks_of(t.item[n]);
-    if (dealt + chunks > memory<S>::chunks_at_once || n - t.first_item[turn] == memory<S>::items_at_once) {
+    if (dealt + chunks > memory<S>::chunks_at_once ||
+        n - t.first_item[turn] == memory<S>::items_at_once) {
       for (; dealt < warps; ++dealt) t.chunk[turn][dealt] = -1;
       t.first_item[++turn] = n;
       dealt = 0;
@@ -154,8 +155,8 @@ FORETOKEN_DEVICE void await(const block<S>& b, exchange which, int layer) {
   barrier_wait(b.arrival(which), layer & 1);
 }
 
-// Barriers, the first layer's first weights and what follows from positions alone, while the step before
-// ends. Ends with a barrier of the cluster.
+// Barriers, the first layer's first weights and what follows from positions alone, while the step
+// before ends. Ends with a barrier of the cluster.
 template <class S>
 FORETOKEN_DEVICE void begin(block<S>& b) {
   if (b.lane == 0) {

@@ -42,8 +42,8 @@ struct tables {
   int position[rows_most];
   int token[rows_most];
   int table[rows_most];
-  int newest_page[rows_most];         // where the row's new key and value go
-  int first_span[rows_most * 4 + 1];  // of a pair (row, KV head), its last one not counted
+  int newest_page[rows_most];                // where the row's new key and value go
+  int first_span[rows_most * 4 + 1];         // of a pair (row, KV head), its last one not counted
   std::uint32_t readers[rows_most * 4];      // blocks that attend to something of the pair
   std::uint32_t last_reader[rows_most * 4];  // and to its newest position
   int first_slot[rows_most * 4];             // in the block that merges the pair: pair % blocks
@@ -64,7 +64,7 @@ template <class S>
 struct memory {
   // In this order, because results of chunks take the place of input and units while attention
   // runs.
-  static constexpr int input = S::slots_end;  // B fragments
+  static constexpr int input = S::slots_end;                                          // B fragments
   static constexpr int units = input + S::steps_width * parts * step_bytes(S::rows);  // f32 sums
   static constexpr int unit_floats = 16 * S::rows;
   static constexpr int best = units + warps * unit_floats * 4;  // [row][16 blocks]
@@ -250,7 +250,8 @@ FORETOKEN_DEVICE void load_head_tile(const block<S>& b, int round) {
   const std::byte* from = b.job.model.head + wide(b.rank) * S::head_bytes +
                           wide((round * tile_warps + b.warp) * parts) * S::record_in;
   if (round % 2 == 0) {
-    bulk_load(slot_of(b, matrix::g), from, parts * S::record_in, b.weight_barrier(b.warp, g_arrives));
+    bulk_load(slot_of(b, matrix::g), from, parts * S::record_in,
+              b.weight_barrier(b.warp, g_arrives));
     return;
   }
   barrier* const arrival = b.weight_barrier(b.warp, odd_arrives);

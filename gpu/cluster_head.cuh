@@ -60,7 +60,8 @@ FORETOKEN_DEVICE void head_tiles(const block<S>& b, best_of_rows<S>& best, int l
   FORETOKEN_UNROLL_BY(1)
   for (int round = 0; round < rounds; ++round) {
     const bool even = round % 2 == 0;
-    barrier_wait(b.weight_barrier(b.warp, even ? g_arrives : odd_arrives), (round / 2 + (even ? layers : 0)) & 1);
+    barrier_wait(b.weight_barrier(b.warp, even ? g_arrives : odd_arrives),
+                 (round / 2 + (even ? layers : 0)) & 1);
     float total[S::columns][4] = {};
     tile_sums<S::steps_width, S::rows>(total, b.base() + memory<S>::input, [&](int s) {
       return static_cast<const char*>(head_segment(b, round, s));

@@ -68,7 +68,8 @@ FORETOKEN_DEVICE void row_scales(const block<S>& b, int which, int group) {
   sum += shuffle_xor(sum, 1);
   const float scale = 1.0f / sqrtf(divided<S::width>(sum) + b.job.model.norm_epsilon);
   if (b.lane % 8 == 0) {
-    b.floats(at::scale)[which * S::rows_in_fours + 4 * group + b.lane / 16 * 2 + (later ? 1 : 0)] = scale;
+    b.floats(at::scale)[which * S::rows_in_fours + 4 * group + b.lane / 16 * 2 + (later ? 1 : 0)] =
+        scale;
   }
   __syncwarp();
 }

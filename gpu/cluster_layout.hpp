@@ -115,8 +115,7 @@ constexpr int fragment_place(int k) {
 // Where 16 bytes of a row, half a k16 step, stand among the hidden values of `rows` rows: those of
 // a tile side by side, so that they travel as one piece, and readers meet no bank twice.
 constexpr int hidden_place(int half, int row, int rows) {
-  return row < 8 ? half * 128 + (row ^ 4 * half) * 16
-                 : 256 + (half * (rows - 8) + row - 8) * 16;
+  return row < 8 ? half * 128 + (row ^ 4 * half) * 16 : 256 + (half * (rows - 8) + row - 8) * 16;
 }
 
 // The same for what attention gives: 128 bytes a row and head, eight pieces of 16 (two a step), the

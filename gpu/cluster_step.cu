@@ -6,11 +6,12 @@
 //               x += W_o a; h = silu(gate) * up of W f16(x gain) / rms; x += W_down h
 //   token = argmax W_head f16(x gain) / rms, or f16(x gain) to the general path's head
 //
-// Rows: the 1..8 of a lane are the columns of m16n8k16, two products do for 9 or 10; tiles of 16 weight rows are spread over
-// the blocks. Every block holds all inputs of its next product, as B fragments; whoever finishes 8
-// values of a row stores them into the 16 blocks (st.async), whose barriers count bytes: no cluster
-// barrier inside the step. Weights arrive by bulk copies a layer ahead, a slot for each warp; the
-// four warps without a tile of the FFN start them and arm the barriers.
+// Rows: the 1..8 of a lane are the columns of m16n8k16, two products do for 9 or 10; tiles of 16
+// weight rows are spread over the blocks. Every block holds all inputs of its next product, as B
+// fragments; whoever finishes 8 values of a row stores them into the 16 blocks (st.async), whose
+// barriers count bytes: no cluster barrier inside the step. Weights arrive by bulk copies a layer
+// ahead, a slot for each warp; the four warps without a tile of the FFN start them and arm the
+// barriers.
 //
 // Why no buffer is overwritten early, and no barrier completes with another layer's bytes. Six
 // exchanges a layer: q k v -> attention -> merge -> output projection -> FFN -> down -> next layer.
@@ -19,8 +20,9 @@
 // before it. Each of the two others lies between two of them. So a value of layer l + 1 can only be
 // sent when all blocks have used that buffer's value of layer l. Inside a block the barrier before
 // a product orders the threads that finished the product before it; behind down there is none, and
-// the values sent to the next layer do that. Threads whose row nobody wants send nothing: their
-// reads of down's sums may meet the next layer's, and nobody uses what they read.
+// the values sent to the next layer do that. Slots serve three: gate-up's and down's records, and
+// from each one's product to the end of the next attention values of that attention; so their
+// records are asked for behind it, as are the output projection's where values need its slots too.
 //
 // SmolLM2-135M, W4: 76 MB of layers and 18 MB of head a step and cluster, most of them out of the
 // L2 cache when lanes run in step; 23 KB of keys and values a position and row. Products: 216 MFLOP
@@ -131,11 +133,10 @@ result<int> lanes_of_device(model_shape shape) {
   launch_plan to;
   plan(to, 1, limits_of(shape, lane_rows_most).shared_bytes, false, nullptr);
   int count = 0;
-  FORETOKEN_TRY(
-      device_status(cudaOccupancyMaxActiveClusters(
-                        &count, reinterpret_cast<const void*>(kernel_of(shape, lane_rows_most)),
-                        &to.config),
-                    "clusters at once"));
+  FORETOKEN_TRY(device_status(
+      cudaOccupancyMaxActiveClusters(
+          &count, reinterpret_cast<const void*>(kernel_of(shape, lane_rows_most)), &to.config),
+      "clusters at once"));
   return count;
 }
 

@@ -80,6 +80,16 @@ FORETOKEN_DEVICE void block_sync() {
 FORETOKEN_DEVICE void warp_sync() {
   __syncwarp();
 }
+// Barriers of some of a block's warps, `Threads` threads in all: id 1..15. Who arrives does not
+// wait, and what it wrote before is seen by those who do.
+template <int Threads>
+FORETOKEN_DEVICE void part_sync(int id) {
+  asm volatile("bar.sync %0,%1;" ::"r"(id), "n"(Threads) : "memory");
+}
+template <int Threads>
+FORETOKEN_DEVICE void part_arrive(int id) {
+  asm volatile("bar.arrive %0,%1;" ::"r"(id), "n"(Threads) : "memory");
+}
 FORETOKEN_DEVICE std::uint32_t shuffle(std::uint32_t value, int lane) {
   return __shfl_sync(0xFFFFFFFFu, value, lane);
 }
@@ -286,6 +296,14 @@ inline void block_sync(FORETOKEN_PLACE_ONLY) {
 }
 inline void warp_sync(FORETOKEN_PLACE_ONLY) {
   spmd::warp_rendezvous([](void* const*) {}, nullptr, here);
+}
+template <int Threads>
+inline void part_sync(int id FORETOKEN_PLACE) {
+  spmd::part_barrier(static_cast<unsigned>(id), Threads, true, here);
+}
+template <int Threads>
+inline void part_arrive(int id FORETOKEN_PLACE) {
+  spmd::part_barrier(static_cast<unsigned>(id), Threads, false, here);
 }
 inline std::uint32_t float_bits(float x) {
   return std::bit_cast<std::uint32_t>(x);

@@ -98,16 +98,16 @@ struct step_rows {
 };
 
 // Rows [first, first + count) are consecutive positions of one sequence. The query heads of one KV
-// head times `count` must fit query_columns (attention_tile_rows); count = 0: nothing to do.
+// head times `count` must fit the tile's columns (attention_tile_rows); count = 0: nothing to do.
 struct attention_tile {
   std::int32_t first = 0;
   std::int32_t count = 0;
 };
 constexpr int query_columns = 8;
 // Most rows of one tile; 1 when a group has more heads than there are columns.
-constexpr int attention_tile_rows(int heads, int kv_heads) {
+constexpr int attention_tile_rows(int heads, int kv_heads, int columns = query_columns) {
   const int group = heads / kv_heads;
-  return group >= query_columns ? 1 : query_columns / group;
+  return group >= columns ? 1 : columns / group;
 }
 
 constexpr int attention_chunk = 64;  // positions of one softmax
@@ -195,6 +195,10 @@ struct attention_arguments {
   workspace work;
   const attention_tile* tiles = nullptr;  // [tile_count]
   int tile_count = 0;
+  // Of a tile: query_columns; or 64 or 128, large tiles, where has_large_tiles() says so
+  // (attention_tiles.hpp). Those come best in order of their work; their rows may also have one
+  // position all, as rows that pad have.
+  int columns = query_columns;
   int spans_max = 1;      // grid: attention_spans(longest position + 1), or more
   int positions_max = 0;  // no row's position is this or more; 0 = not known. A choice of speed
   int heads = 0, kv_heads = 0, head_dim = 0;

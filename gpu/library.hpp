@@ -38,11 +38,13 @@ struct memory_plan {
   std::uint64_t kv_bytes = 0;         // the pool
   std::uint64_t workspace_bytes = 0;  // activations, logits, page tables
   std::uint64_t beside_bytes = 0;     // the same for the steps beside the first, all together
+  std::uint64_t recording_bytes = 0;  // the driver's, of as many recorded steps as are kept
   std::uint64_t pinned_bytes = 0;     // host memory: inputs and results of a step; not in the total
   int kv_pages = 0;
   std::uint64_t kv_page_bytes = 0;
   std::uint64_t total_bytes() const noexcept {
-    return context_bytes + weight_bytes + kv_bytes + workspace_bytes + beside_bytes;
+    return context_bytes + weight_bytes + kv_bytes + workspace_bytes + beside_bytes +
+           recording_bytes;
   }
 };
 

@@ -10,9 +10,12 @@
 namespace foretoken::gpu {
 namespace {
 
-// The driver's context without stacks (runtime_cuda.cpp) and our code loaded: 265 MiB on an H200 with
-// driver 580 and CUDA 13.0 (2026-11).
+// The driver's context without stacks (runtime_cuda.cpp) and our code loaded: 265 MiB on an H200
+// with driver 580 and CUDA 13.0 (2026-11).
 constexpr std::uint64_t context_bytes = 268u << 20;
+// What it takes to record one kernel: a step of SmolLM2 (155 of them) 0.46 MiB there.
+constexpr std::uint64_t recorded_kernel_bytes = 3u << 10;
+constexpr int layer_kernels = 5, other_kernels = 5;
 constexpr std::size_t alignment = 256;
 
 std::size_t whole(std::size_t bytes) {
@@ -124,6 +127,11 @@ result<memory_plan> plan(const model::model_file& file, const options& chosen) {
   const auto others = static_cast<std::uint64_t>(chosen.flights - 1);
   out.workspace_bytes = lay_out(*padded, first).bytes;
   out.beside_bytes = others * lay_out(*padded, beside).bytes;
+  if (chosen.graphs) {
+    const auto kernels = static_cast<std::uint64_t>(padded->layers * layer_kernels + other_kernels);
+    out.recording_bytes =
+        (recordings_of_first + others * recordings_beside) * kernels * recorded_kernel_bytes;
+  }
   out.pinned_bytes = pinned_layout(first).bytes + others * pinned_layout(beside).bytes;
   return out;
 }

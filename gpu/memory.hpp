@@ -61,6 +61,10 @@ struct pinned_pieces {
 };
 pinned_pieces pinned_layout(const step_sizes& sizes);
 
+// Recorded steps that a step object keeps: of the first, and of each beside it.
+constexpr int recordings_of_first = 80;
+constexpr int recordings_beside = 52;
+
 result<memory_plan> plan(const model::model_file& file, const options& chosen);
 
 }  // namespace foretoken::gpu

@@ -76,8 +76,8 @@ status use_device(int ordinal) {
   if (lost()) return gone();
   FORETOKEN_TRY(checked("choosing the device", cudaSetDevice(ordinal)));
   // A context sets the default stack of 1 KiB aside for every thread the device can have at once,
-  // 264 MiB on 132 multiprocessors. Our kernels have none (scripts/check_kernels.py), and the driver
-  // makes room for one that needs some.
+  // 264 MiB on 132 multiprocessors. Our kernels have none (scripts/check_kernels.py), and the
+  // driver makes room for one that needs some.
   FORETOKEN_TRY(checked("size of the stack", cudaDeviceSetLimit(cudaLimitStackSize, 0)));
   // The executor's thread has nothing else to do while its step runs, and sees the end sooner.
   return checked("device flags", cudaSetDeviceFlags(cudaDeviceScheduleSpin));

@@ -23,6 +23,7 @@ step::~step() {
 result<std::unique_ptr<model::ops>> step::beside() {
   std::unique_ptr<step> out(new step(weights_, chosen_, beside_rows(chosen_)));
   out->pool_ = pool_;
+  out->recordings_max_ = recordings_beside;
   FORETOKEN_TRY(out->take());
   FORETOKEN_TRY(out->record_usual());
   return std::unique_ptr<model::ops>(std::move(out));
@@ -98,6 +99,7 @@ status step::take() {
   done_ = reinterpret_cast<std::uint32_t*>(pinned_memory_.data() + at.done);
   *done_ = 0;
   tasks_.reserve(static_cast<std::size_t>(sizes_.rows));
+  runs_.reserve(static_cast<std::size_t>(sizes_.rows));
   return {};
 }
 
@@ -169,24 +171,37 @@ void step::attention_input(int layer) {
   queue([this, given] { return launch_attention_input(on_, given); });
 }
 
-void step::attention(int layer) {
+// Without what differs from layer to layer, but the shortest window.
+attention_arguments step::attention_of(int positions) const {
   const model::hyperparameters& padded = weights_->padded;
-  attention_arguments given;
-  given.rows = rows();
-  given.work = work_;
-  given.spans_max = attention_spans(bucket_.positions);
-  given.positions_max = bucket_.positions;
-  given.heads = padded.heads;
-  given.kv_heads = padded.kv_heads;
-  given.head_dim = padded.head_dim;
-  given.window = padded.attention[static_cast<std::size_t>(layer)].window;
-  given.softcap = padded.attention_softcap;
+  attention_arguments out;
+  out.rows = rows();
+  out.work = work_;
+  out.spans_max = attention_spans(positions);
+  out.positions_max = positions;
+  out.heads = padded.heads;
+  out.kv_heads = padded.kv_heads;
+  out.head_dim = padded.head_dim;
+  for (const auto& each : padded.attention) {
+    if (each.window > 0)
+      out.window = std::min(out.window > 0 ? out.window : each.window, each.window);
+  }
+  out.softcap = padded.attention_softcap;
+  out.form = pool_.form;
+  return out;
+}
+
+void step::attention(int layer) {
+  attention_arguments given = attention_of(bucket_.positions);
+  given.window = weights_->padded.attention[static_cast<std::size_t>(layer)].window;
   given.kv = pool_.base + static_cast<std::size_t>(layer) * pool_.layer_values();
-  given.form = pool_.form;
-  const int at_once = sizes_.tiles_at_once(given.spans_max);
-  for (int first = 0; first < bucket_.rows; first += at_once) {
+  if (bucket_.columns > 0) given.columns = bucket_.columns;
+  const int tiles = bucket_.columns > 0 ? bucket_.tiles : bucket_.rows;
+  // Large tiles leave no spans in memory.
+  const int at_once = bucket_.columns > 0 ? tiles : sizes_.tiles_at_once(given.spans_max);
+  for (int first = 0; first < tiles; first += at_once) {
     given.tiles = device_.tiles + first;
-    given.tile_count = std::min(at_once, bucket_.rows - first);
+    given.tile_count = std::min(at_once, tiles - first);
     queue([this, given] { return launch_attention(on_, given); });
   }
 }

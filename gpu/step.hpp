@@ -14,6 +14,7 @@
 #include <span>
 #include <vector>
 
+#include "gpu/attention_tiles.hpp"
 #include "gpu/lanes.hpp"
 #include "gpu/memory.hpp"
 #include "gpu/step_bucket.hpp"
@@ -52,6 +53,8 @@ class step final : public model::ops {
 
   // For tests.
   std::size_t recordings() const noexcept { return recordings_.size(); }
+  // For tests: columns of the last step's large tiles of attention; 0: it had small ones.
+  int large_columns() const noexcept { return bucket_.columns; }
   // For tests: sees the raw logits of every row that wanted them, in row order.
   using logits_probe = void (*)(void* context, int row, std::span<const float> logits);
   void probe_logits(logits_probe probe, void* context) noexcept;
@@ -90,11 +93,15 @@ class step final : public model::ops {
   status check(const model::micro_batch& batch) const;
   void collect_tasks(const model::micro_batch& batch);
   bool on_host(const model::slice& owner) const noexcept;
-  step_bucket bucket_for(const model::micro_batch& batch) const;
+  step_bucket bucket_for(const model::micro_batch& batch);
+  attention_arguments attention_of(int positions) const;
+  void choose_tiles(const model::micro_batch& batch, step_bucket& bucket);
   void choose_bucket(const model::micro_batch& batch);
   step_bucket recorded_as() const noexcept;
   void fill(const model::micro_batch& batch);
   int fill_slice(const model::slice& one, int table, int row, int& tile);
+  void fill_tiles(int row, int count, int& tile);
+  void fill_padding(int row, int& tile);
   status queue_copies(const model::micro_batch& batch);
 
   // Decode steps on clusters (step_cluster.cpp).
@@ -161,6 +168,7 @@ class step final : public model::ops {
   std::chrono::steady_clock::time_point begun_{};
   std::vector<head_task> tasks_;
   std::vector<model::adjustment> adjustments_;  // of one row
+  std::vector<row_run> runs_;                   // of the batch's slices
   step_bucket bucket_;
   const step_bucket* usual_ = nullptr;  // being recorded for those to come
   int row_count_ = 0;
@@ -170,10 +178,11 @@ class step final : public model::ops {
   std::uint64_t steps_ = 0, fail_at_step_ = 0;
   mode mode_ = mode::direct;
   lane_deal dealt_;  // this step's rows; none: the general path takes them
-  status queued_;          // the first launch that failed
+  status queued_;    // the first launch that failed
   std::vector<std::function<status()>> pending_;
   std::map<step_bucket, runtime::recording> recordings_;
-  std::size_t recordings_max_ = 128;  // no more than there are once the memory is full
+  std::size_t recordings_max_ =
+      recordings_of_first;  // no more than there are once the memory is full
   logits_probe probe_ = nullptr;
   void* probe_context_ = nullptr;
 };

@@ -60,7 +60,24 @@ int step::table_stride() const noexcept {
   return attention_spans(bucket_.positions) * attention_span / page_tokens;
 }
 
-step_bucket step::bucket_for(const model::micro_batch& batch) const {
+// Large tiles where they are faster, the rows that pad among them.
+void step::choose_tiles(const model::micro_batch& batch, step_bucket& bucket) {
+  runs_.clear();
+  for (const model::slice& one : batch.slices) {
+    runs_.push_back({one.position, static_cast<int>(one.tokens.size())});
+  }
+  const attention_arguments given = attention_of(bucket.positions);
+  const int columns = choose_columns(on_, given, runs_);
+  if (columns == query_columns) return;
+  const int tile_rows = attention_tile_rows(given.heads, given.kv_heads, columns);
+  const int padding = bucket.rows - row_count_;
+  int tiles = (padding + tile_rows - 1) / tile_rows;
+  for (const row_run& one : runs_) tiles += (one.rows + tile_rows - 1) / tile_rows;
+  bucket.columns = columns;
+  bucket.tiles = bucket_of(tiles, bucket.rows);
+}
+
+step_bucket step::bucket_for(const model::micro_batch& batch) {
   int end = 1;
   for (const model::slice& one : batch.slices) {
     end = std::max(end, one.position + static_cast<int>(one.tokens.size()));
@@ -77,8 +94,10 @@ step_bucket step::bucket_for(const model::micro_batch& batch) const {
   const int tasks = split_ ? 0 : static_cast<int>(tasks_.size());
   const int positions = class_of(end, shape().context);
   if (on_lanes()) return {row_count_, positions, tasks, top_class(top), drawn};
-  return {bucket_of(std::max(row_count_, 1), sizes_.rows), positions,
-          head_bucket_of(tasks, sizes_.head_rows, sizes_.rows), top_class(top), drawn};
+  step_bucket out{bucket_of(std::max(row_count_, 1), sizes_.rows), positions,
+                  head_bucket_of(tasks, sizes_.head_rows, sizes_.rows), top_class(top), drawn};
+  choose_tiles(batch, out);
+  return out;
 }
 
 // `usual_` instead of the batch, of nobody, that comes with it.
@@ -124,23 +143,41 @@ step::inputs step::inputs_at(std::byte* base) const noexcept {
   return out;
 }
 
+// The tiles of rows that follow each other.
+void step::fill_tiles(int row, int count, int& tile) {
+  const int tile_rows = attention_tile_rows(shape().heads, shape().kv_heads,
+                                            bucket_.columns > 0 ? bucket_.columns : query_columns);
+  for (int i = 0; i < count; i += tile_rows) {
+    host_.tiles[tile++] = {row + i, std::min(tile_rows, count - i)};
+  }
+}
+
 // The rows, tiles and page table of one slice; the number of its rows.
 int step::fill_slice(const model::slice& one, int table, int row, int& tile) {
   const int count = static_cast<int>(one.tokens.size());
-  const int tile_rows = attention_tile_rows(shape().heads, shape().kv_heads);
   for (int i = 0; i < count; ++i) {
     host_.token[row + i] = one.tokens[size_of(i)];
     host_.position[row + i] = one.position + i;
     host_.table[row + i] = table;
-    if (i % tile_rows == 0) {
-      host_.tiles[tile++] = {row + i, std::min(tile_rows, count - i)};
-    }
   }
+  fill_tiles(row, count, tile);
   std::int32_t* pages = host_.pages + size_of(table) * size_of(table_stride());
   const int used = (one.position + count + page_tokens - 1) / page_tokens;
   for (int i = 0; i < used; ++i) pages[i] = static_cast<std::int32_t>(one.pages[size_of(i)]);
   std::fill(pages + used, pages + table_stride(), sizes_.pages);
   return count;
+}
+
+// Rows from `row` on: position 0 of a page that no sequence has.
+void step::fill_padding(int row, int& tile) {
+  const int count = bucket_.rows - row;
+  if (bucket_.columns > 0) fill_tiles(row, count, tile);
+  for (; row < bucket_.rows; ++row) {
+    host_.token[row] = host_.position[row] = host_.table[row] = 0;
+    if (bucket_.columns == 0) host_.tiles[tile++] = {row, 1};
+  }
+  for (; tile < bucket_.rows; ++tile) host_.tiles[tile] = {0, 0};
+  if (bucket_.columns > 0) order_tiles({host_.tiles, size_of(bucket_.tiles)}, host_.position);
 }
 
 void step::fill(const model::micro_batch& batch) {
@@ -152,11 +189,7 @@ void step::fill(const model::micro_batch& batch) {
   int tile = 0;
   int table = 1;
   for (const model::slice& one : batch.slices) row += fill_slice(one, table++, row, tile);
-  for (; row < bucket_.rows; ++row) {  // position 0 of a page that no sequence has
-    host_.token[row] = host_.position[row] = host_.table[row] = 0;
-    host_.tiles[tile++] = {row, 1};
-  }
-  for (; tile < bucket_.rows; ++tile) host_.tiles[tile] = {0, 0};
+  fill_padding(row, tile);
   const int places = std::max(bucket_.rows, bucket_.head_rows);
   for (int i = 0; i < places; ++i) {
     host_.which[i] = i < static_cast<int>(tasks_.size()) ? tasks_[size_of(i)].row : 0;

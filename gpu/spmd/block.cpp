@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -54,7 +55,7 @@ constexpr std::size_t stack_bytes = 64u << 10;
 constexpr std::size_t guard_bytes = 4u << 10;
 constexpr unsigned warp_lanes = 32;
 
-enum class state { ready, at_barrier, at_warp, done };
+enum class state { ready, at_barrier, at_part, at_warp, done };
 
 struct queued_copy {
   void* to;
@@ -71,6 +72,7 @@ struct fiber {
   place where{"", 0};
   warp_function function = nullptr;
   void* brought = nullptr;
+  unsigned part = 0;                            // the barrier it waits at
   std::vector<queued_copy> open;                // copies not yet committed
   std::deque<std::vector<queued_copy>> groups;  // committed, oldest first
 };
@@ -81,6 +83,7 @@ struct running_block {
   unsigned char* shared = nullptr;
   std::size_t shared_bytes = 0;
   const std::function<void()>* body = nullptr;
+  std::array<unsigned, 16> arrived{};  // at each barrier of a part
   std::vector<fiber> fibers;
   fiber* current = nullptr;
   void* scheduler_pointer = nullptr;
@@ -169,6 +172,7 @@ void prepare(fiber& one, unsigned index) {
 const char* state_name(state now) {
   switch (now) {
     case state::at_barrier: return "at a block barrier";
+    case state::at_part: return "at a barrier of a part";
     case state::at_warp: return "at a warp operation";
     case state::done: return "done";
     case state::ready: break;
@@ -190,7 +194,7 @@ bool open_barrier() {
   unsigned waiting = 0;
   for (const fiber& one : block_->fibers) {
     if (one.now == state::done) continue;
-    if (one.now == state::at_warp) {
+    if (one.now == state::at_warp || one.now == state::at_part) {
       block_->failure = describe("deadlock", one);
       return false;
     }
@@ -263,6 +267,7 @@ std::string run(extent grid,
     std::memset(shared.get(), 0xFF, (bytes + 127) / 128 * 128);  // NaN in every format
     poison(shared.get() + shared_bytes, (bytes + 127) / 128 * 128 - shared_bytes);
     running.shared = shared.get();
+    running.arrived.fill(0);
     for (unsigned i = 0; i < running.threads; ++i) prepare(running.fibers[i], i);
     run_block(random);
     unpoison(shared.get(), (bytes + 127) / 128 * 128);
@@ -300,6 +305,22 @@ void block_barrier(place here) {
   me->where = here;
   me->now = state::at_barrier;
   leave();
+}
+
+void part_barrier(unsigned id, unsigned threads, bool waits, place here) {
+  fiber* const me = block_->current;
+  if (id < 1 || id >= block_->arrived.size()) fail("a barrier that does not exist", here);
+  me->where = here;
+  me->part = id;
+  if (waits) me->now = state::at_part;
+  if (++block_->arrived[id] < threads) {
+    if (waits) leave();
+    return;
+  }
+  block_->arrived[id] = 0;
+  for (fiber& one : block_->fibers) {
+    if (one.now == state::at_part && one.part == id) one.now = state::ready;
+  }
 }
 
 // The last lane to come does the work of all.

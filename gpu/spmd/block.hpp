@@ -48,6 +48,8 @@ extent grid_extent();
 unsigned char* shared_memory();
 
 void block_barrier(place here);
+// Opens when `threads` threads have come; who does not wait goes on at once. id 1..15.
+void part_barrier(unsigned id, unsigned threads, bool waits, place here);
 
 // What a warp operation gets from its 32 lanes: one pointer each to what they brought.
 using warp_function = void (*)(void* const lanes[32]);

@@ -95,6 +95,58 @@ TEST_CASE("gpu step: seven sequences in one batch have the bits they have alone"
   CHECK(here.run(batch) == alone);  // the same step again, recorded by now
 }
 
+TEST_CASE("gpu step: long prompts have the same bits in any chunking, beside decode rows too") {
+  model::hyperparameters shape = test::small_shape();
+  shape.heads = 3;
+  shape.kv_heads = 1;
+  shape.head_dim = 64;
+  shape.layers = 1;
+  shape.attention = {{0, 0}};
+  shape.ropes.front().frequency.resize(32, 0.01f);  // else heads are padded
+  made_model file(shape);
+  auto chosen = test::gpu_options();
+  chosen.rows_max = 300;
+  gpu_device here(file, chosen);
+  const auto text = file.tokens(290);
+  const auto small = here.read(text, pages_from(0, 19), 8);
+  CHECK(here.ops().large_columns() == 0);
+  CHECK(here.read(text, pages_from(20, 19), 290) == small);
+  CHECK(here.ops().large_columns() > 0);
+  CHECK(here.read(text, pages_from(20, 19), 170) == small);
+  // The rest of one prompt, all of another, one row.
+  model::micro_batch batch;
+  batch.slices = {device::slice(text, pages_from(0, 19), 150, 120),
+                  device::slice(text, pages_from(40, 19), 0, 100),
+                  device::slice(text, pages_from(20, 19), 280, 1)};
+  const auto rows = here.run(batch);
+  CHECK(here.ops().large_columns() > 0);
+  CHECK(std::equal(rows.begin(), rows.begin() + 120, small.begin() + 150));
+  CHECK(std::equal(rows.begin() + 120, rows.begin() + 220, small.begin()));
+  CHECK(rows.back() == small[280]);
+  // As many rows as the whole prompt and as long a sequence, but other tiles: not its recording.
+  model::micro_batch others;
+  for (int s = 0; s < 28; ++s) {
+    others.slices.push_back(device::slice(text, pages_from(60 + s, 1), 0, 10));
+  }
+  others.slices.push_back(device::slice(text, pages_from(20, 19), 280, 10));
+  for (int twice = 0; twice < 2; ++twice) {
+    const auto mixed = here.run(others);
+    CHECK(std::equal(mixed.begin() + 280, mixed.end(), small.begin() + 280));
+    CHECK(here.read(text, pages_from(20, 19), 290) == small);
+    CHECK(here.ops().large_columns() > 0);
+  }
+}
+
+TEST_CASE("gpu step: what is recorded without its head is told apart by its tiles of attention") {
+  const gpu::step_bucket small{290, 512, 100, 10, false};
+  gpu::step_bucket large = small, wants_less = small;
+  large.columns = 64;
+  large.tiles = 14;
+  wants_less.top = 1;
+  CHECK(gpu::without_head(small) == gpu::without_head(wants_less));
+  CHECK(gpu::without_head(small) != gpu::without_head(large));
+}
+
 TEST_CASE("gpu step: a copied page continues like the original and leaves it alone") {
   made_model file(made_shape());
   const auto text = file.tokens(30);
@@ -450,7 +502,9 @@ TEST_CASE("gpu plan: parts are counted before they are taken") {
   auto few = chosen;
   few.rows_max = 16;
   CHECK(beside->beside_bytes == 2 * gpu::linked().plan_memory(file, few)->workspace_bytes);
-  CHECK(beside->total_bytes() == plan->total_bytes() + beside->beside_bytes);
+  CHECK(plan->recording_bytes > 0);
+  CHECK(beside->total_bytes() - beside->recording_bytes ==
+        plan->total_bytes() - plan->recording_bytes + beside->beside_bytes);
   three.beside_rows_max = 1000;  // no more than the first
   CHECK(gpu::linked().plan_memory(file, three)->beside_bytes == 2 * plan->workspace_bytes);
   chosen.kv = gpu::kv_form::int8;  // a byte a value and 32 scales a head

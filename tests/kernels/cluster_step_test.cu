@@ -68,7 +68,8 @@ class bench_step {
     outcome out;
     for (std::size_t i = 0; i < lanes.size(); ++i) {
       for (std::size_t r = 0; r < lanes[i].size(); ++r) {
-        const float* from = logits.data() + (i * lane_rows_most + r) * std::size_t(size_.vocabulary);
+        const float* from =
+            logits.data() + (i * lane_rows_most + r) * std::size_t(size_.vocabulary);
         out.logits.insert(out.logits.end(), from, from + size_.vocabulary);
         out.records.push_back(ring_[i * lane_rows_most + r]);
         append_lines(out, pool, lanes[i][r]);
