@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <chrono>
 #include <numeric>
+#include <span>
 #include <string>
 
 #include "gpu/kernels.hpp"
@@ -280,6 +281,15 @@ std::vector<work> work_of_table() {
   return out;
 }
 
+bool fits(const step_arguments& step) {
+  const std::span lanes(step.lane, std::size_t(step.lanes));
+  const int rows = std::ranges::max(lanes, {}, &lane_rows::rows).rows;
+  const limits most = limits_of(model_shape::smollm2_135m, rows);
+  return std::ranges::all_of(lanes, [&](const lane_rows& lane) {
+    return lane_fits(most, {lane.position, std::size_t(lane.rows)});
+  });
+}
+
 void table(const choice& of) {
   const random_model model(model_shape::smollm2_135m, true, 1);
   const uploaded_model uploaded(model);
@@ -289,6 +299,10 @@ void table(const choice& of) {
   step_bench bench(uploaded, pool, of.head);
   const double weight_bytes = double(uploaded.layers.count) + double(uploaded.head.count);
   const double kv_row = 2.0 * model.size.layers * model.size.kv_heads * head_dim * 2;
+  if (!fits(bench.arguments(most.lanes, most.rows, of.contexts.front()))) {
+    std::printf("%d rows are more, or longer ones, than %d lanes take\n", most.rows, most.lanes);
+    return;
+  }
   bench.warm_up(bench.arguments(most.lanes, most.rows, of.contexts.front()));
   for (const work& one : {of.steps.front(), most}) {
     std::printf("phases of a layer, block 0, %d lanes, %d rows: ", one.lanes, one.rows);
@@ -301,11 +315,7 @@ void table(const choice& of) {
   for (const work& one : of.steps) {
     for (const int context : of.contexts) {
       const step_arguments step = bench.arguments(one.lanes, one.rows, context);
-      const auto fits = [](const lane_rows& lane) {
-        return lane_fits(limits_of(model_shape::smollm2_135m, lane.rows),
-                         {lane.position, std::size_t(lane.rows)});
-      };
-      if (!std::all_of(step.lane, step.lane + step.lanes, fits)) continue;
+      if (!fits(step)) continue;
       const timing device = bench.on_device(step, 40);
       const double row = bench.in_a_row(step, 40);
       const timing host = bench.to_host(step, 40);

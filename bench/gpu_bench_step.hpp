@@ -169,6 +169,10 @@ class bench_step {
     const std::vector<gpu::row_run> runs(at(rows_ / tokens_), {context_ - tokens_, tokens_});
     return gpu::choose_columns(on_, attention_arguments(), runs);
   }
+  bool has_columns(int columns) const {
+    return columns == gpu::query_columns ||
+           gpu::has_large_tiles(on_, attention_arguments(), columns);
+  }
   // Attention by tiles of so many columns.
   void attention_columns(int columns) {
     const bench_shape& shape = model_.shape();

@@ -162,6 +162,7 @@ void run_attention(const bench_model& made, gpu::launch_context on, const chosen
     for (int round = 0; round < (chosen.smoke ? 1 : 3); ++round) {
       std::printf("%4d rows, prompts of %4d ", rows, tokens);
       for (const int columns : {gpu::query_columns, 64, 128}) {
+        if (!one.has_columns(columns)) continue;
         one.attention_columns(columns);
         const double us = one.time(bench_step::attention_part, chosen.smoke ? 3 : 15);
         std::printf("  %3d:%8.2f%c", columns, us / shape.layers, columns == usual ? '*' : ' ');

@@ -6,25 +6,38 @@
 namespace foretoken::gpu {
 namespace {
 
-// Chunks that the tiles of `runs` read, and `more` a tile.
-int chunks_of(std::span<const row_run> runs, int tile_rows, int more) {
-  int sum = 0;
+// What tiles of `tile_rows` rows of the runs read: chunks, and blocks of small tiles.
+struct tile_work {
+  double tiles = 0, chunks = 0, blocks = 0;
+  int longest = 0;  // chunks of one tile
+};
+tile_work work_of(std::span<const row_run> runs, int tile_rows) {
+  constexpr int block_positions = 2 * attention_span;  // attention.cu
+  tile_work out;
   for (const row_run& one : runs) {
     for (int row = 0; row < one.rows; row += tile_rows) {
       const int last = one.position + std::min(row + tile_rows, one.rows) - 1;
-      sum += last / attention_chunk + 1 + more;
+      const int chunks = last / attention_chunk + 1;
+      out.tiles += 1;
+      out.chunks += chunks;
+      out.blocks += last / block_positions + 1;
+      out.longest = std::max(out.longest, chunks);
     }
   }
-  return sum;
+  return out;
 }
 
-// Tiles of the runs that fill half of one at least.
-int filled_tiles(std::span<const row_run> runs, int tile_rows) {
-  int sum = 0;
-  for (const row_run& one : runs) {
-    if (2 * one.rows >= tile_rows) sum += (one.rows + tile_rows - 1) / tile_rows;
-  }
-  return sum;
+// Microseconds a layer, fitted to gpu_step_bench --attention: SmolLM2 and Llama-1B, prompts of 128
+// to 2,048 tokens, 128 to 2,048 rows, within a third (H200, 2026-11-30). Small tiles spread a long
+// sequence over blocks; a large one's chunks come one after the other in one block, which takes 5
+// us besides, and the last of several rounds of blocks is not full.
+double small_us(const tile_work& of, int heads, int multiprocessors) {
+  return (1.75 * of.blocks + 0.2 * of.chunks) * heads / multiprocessors;
+}
+double large_us(const tile_work& of, int teams, int heads, int multiprocessors) {
+  const double chunk = 2.4 / teams, block = 5;
+  return std::max(block + chunk * of.longest,
+                  1.25 * (block * of.tiles + chunk * of.chunks) * heads / multiprocessors);
 }
 
 }  // namespace
@@ -37,31 +50,27 @@ bool has_large_tiles(const launch_context& on, const attention_arguments& given,
          given.softcap == 0 && !hides && given.heads / given.kv_heads <= columns;
 }
 
-// Times on a multiprocessor: a chunk of a small tile 0.5 us (H100, 2026-11-24: SmolLM2, prompts of
-// 32, 512 and 2,048); a chunk of a large one is taken as the same, and what a large tile takes
-// besides as four.
 int choose_columns(const launch_context& on,
                    const attention_arguments& given,
                    std::span<const row_run> runs) {
-  const auto rows_of = [&](int columns) {
-    return attention_tile_rows(given.heads, given.kv_heads, columns);
-  };
   // Short prompts have eight tiles a block (attention.cu): 11 us a layer for 2,048 rows of 32.
   if (given.positions_max > 0 && given.positions_max <= attention_chunk) return query_columns;
+  const auto work = [&](int columns) {
+    return work_of(runs, attention_tile_rows(given.heads, given.kv_heads, columns));
+  };
   const int groups = (given.heads / given.kv_heads + query_columns - 1) / query_columns;
-  const int small = chunks_of(runs, rows_of(query_columns), 0) * groups;
-  // Below some 4 us a layer the small tiles are bound by latency, and it is theirs that is less.
-  if (small * given.kv_heads < 8 * on.multiprocessors) return query_columns;
-  // 128 columns read half as much; 64 where there would be few blocks: 75 or 78 are better as twice
-  // as many of 64 columns, 96 and more are not (gpu_step_bench --attention, H200, 2026-11-30).
-  for (const int columns : {128, 64}) {
+  int best = query_columns;
+  double least = small_us(work(query_columns), given.kv_heads * groups, on.multiprocessors);
+  for (const int columns : {64, 128}) {
     if (!has_large_tiles(on, given, columns)) continue;
-    const int filled = filled_tiles(runs, rows_of(columns)) * given.kv_heads;
-    const bool few = 3 * filled < 2 * on.multiprocessors;
-    if (columns == 128 && few && has_large_tiles(on, given, 64)) continue;
-    return chunks_of(runs, rows_of(columns), 4) < small ? columns : query_columns;
+    const double us = large_us(work(columns), large_tile_teams(given.head_dim, columns),
+                               given.kv_heads, on.multiprocessors);
+    if (us < least) {
+      least = us;
+      best = columns;
+    }
   }
-  return query_columns;
+  return best;
 }
 
 void order_tiles(std::span<attention_tile> tiles, const std::int32_t* position) {

@@ -8,9 +8,13 @@
 
 namespace foretoken::gpu {
 
-// Shared memory of a block of large tiles (attention_large.cuh); 0: there is no such kernel.
+// Spans that a block of large tiles has at once (attention_large.cuh); 0: there is no such kernel.
+constexpr int large_tile_teams(int head_dim, int columns) {
+  return head_dim == 64 ? 256 / columns : head_dim == 128 ? 128 / columns : 0;
+}
+// Its shared memory.
 constexpr int large_tile_bytes(int head_dim, int columns) {
-  const int teams = head_dim == 64 ? 256 / columns : head_dim == 128 ? 128 / columns : 0;
+  const int teams = large_tile_teams(head_dim, columns);
   if (teams == 0) return 0;
   const int chunks = teams * 2 * attention_chunk * head_dim * 4;
   const int result = columns * (head_dim * 4 + 32);

@@ -153,11 +153,10 @@ struct block {
   // Tiles of this block in a matrix of `tiles`.
   FORETOKEN_DEVICE int own(int tiles) const { return (tiles - rank + blocks - 1) / blocks; }
 
-  FORETOKEN_DEVICE std::uint32_t stored(float low, float high, bool counts) {
-    if (counts & (!(fabsf(low) <= half_largest) | !(fabsf(high) <= half_largest))) {
-      add_in_cluster(local(at::table + int(offsetof(tables, clamped))), 0, 1);
-    }
-    return half_pair(saturated(low), saturated(high));
+  // One of q, k or v did not fit f16.
+  FORETOKEN_DEVICE void count_clamped(float v) const {
+    if (fabsf(v) <= half_largest) return;
+    add_in_cluster(local(at::table + int(offsetof(tables, clamped))), 0, 1);
   }
   // To block 4 (lane / 8) + i, at the same offset as here, counted by `to`.
   FORETOKEN_DEVICE void send(int i, int offset, const u32x4& v, exchange to) const {
@@ -168,10 +167,10 @@ struct block {
   }
 };
 
-// ---- weights: every warp has its own records, loaded a layer ahead
-// --------------------------------------
+// ---- weights: every warp has its own records, of q, k, v a layer ahead
+// ----------------------------------
 
-// Which of its slots a warp uses in a layer; the others serve the head alone.
+// Which of its slots a warp has records for in a layer; the head and values of attention use all.
 struct duties {
   bool q, o, g, d;
 };

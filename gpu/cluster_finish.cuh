@@ -93,7 +93,7 @@ FORETOKEN_DEVICE void send_residual(block<S>& b,
                                     exchange to) {
   using at = memory<S>;
   const float squares = tile_squares_of(x);
-  const u32x4 packed = gather(b.stored(x.x * gain.x, x.y * gain.y, plan.valid), b.lane % 8);
+  const u32x4 packed = gather(stored_pair(x.x * gain.x, x.y * gain.y), b.lane % 8);
   const std::uint32_t bits = float_bits(squares);
   const u32x4 sums{shuffle(bits, 0), shuffle(bits, 8), shuffle(bits, 16), shuffle(bits, 24)};
   if (plan.valid) *reinterpret_cast<f32x2*>(b.base() + plan.x) = x;
@@ -249,10 +249,12 @@ FORETOKEN_DEVICE void finish_qkv(block<S>& b, const qkv_plan& p, std::uint16_t* 
     y.x *= b.job.model.query_scale;
     y.y *= b.job.model.query_scale;
   }
-  const std::uint32_t mine = b.stored(y.x, y.y, valid);
+  const std::uint32_t mine = stored_pair(y.x, y.y);
   const std::uint32_t one = shuffle_xor(mine, 1), two = shuffle_xor(mine, 2);
   const std::uint32_t other = p.close ? one : two;
   if (!valid) return;
+  b.count_clamped(y.x);
+  b.count_clamped(y.y);
   const u32x2 piece = p.later ? u32x2{other, mine} : u32x2{mine, other};
   const std::uint32_t arrival = shared_address(b.arrival(to_attention));
   for (std::uint32_t readers = p.readers; readers != 0; readers &= readers - 1) {
@@ -289,7 +291,7 @@ FORETOKEN_DEVICE void finish_hidden(block<S>& b, const float (&total)[S::columns
       h[i] = wanted ? silu(gate) * (total[c][2 + i] * r) : 0.0f;
     }
     // lane 4g + q: features 2q, 2q + 1 of row g; then all eight features of row g in four lanes
-    const u32x4 packed = gather(transpose_8x8(b.stored(h[0], h[1], true)), b.lane % 8);
+    const u32x4 packed = gather(transpose_8x8(stored_pair(h[0], h[1])), b.lane % 8);
     if (8 * c + b.lane % 8 >= b.rows) continue;
     const int target = at::hidden + tile / 2 * step_bytes(S::rows) +
                        hidden_place(tile % 2, 8 * c + b.lane % 8, S::rows);

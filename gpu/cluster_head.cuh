@@ -40,7 +40,7 @@ FORETOKEN_DEVICE void take_tile(const block<S>& b,
     for (int i = 0; i < 4; ++i) {
       const int row = 8 * c + 2 * q + i % 2;
       const int id = first_id + b.lane / 4 + 8 * (i / 2);
-      if (row >= b.rows || id >= S::vocabulary) continue;
+      if (row >= b.rows) continue;
       const float logit = total[c][i] * scale[row];
       if (b.rows_of.logits != nullptr) {
         b.rows_of.logits[static_cast<std::size_t>(row) * S::vocabulary + id] = logit;

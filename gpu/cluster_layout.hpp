@@ -82,7 +82,8 @@ struct shape {
   static constexpr int at_g = at_o + o_tiles * parts * record_out;
   static constexpr int at_d = at_g + g_tiles * parts * record_in;
   static constexpr int layer_bytes = at_d + o_tiles * parts * record_ffn;
-  // Where shared memory holds it; every warp has its slots, also those without a tile.
+  // Where shared memory holds it; every warp has its slots, also those without a tile. Values of
+  // attention stand there too, while they wait for weights (memory<S>::values).
   static constexpr int slot_q = 0;
   static constexpr int slot_o = slot_q + warps * record_in;
   static constexpr int slot_g = slot_o + tile_warps * record_out;
@@ -90,6 +91,7 @@ struct shape {
   static constexpr int slots_end = slot_d + tile_warps * record_ffn;
   static constexpr int head_bytes = h_rounds * tile_warps * parts * record_in;
 
+  static_assert(Vocabulary % 16 == 0);  // tiles of the head are whole
   static_assert(Width % 64 == 0 && Ffn % 64 == 0 && Heads % KvHeads == 0 && group <= 8);
   static_assert(q_tiles <= 4 && o_tiles <= 3 && g_tiles <= tile_warps);
   // Every exchange needs something from every block: see the kernel's head comment.
@@ -102,7 +104,7 @@ constexpr int barriers_a_warp = 6;
 
 using smollm2_135m_rows8 = shape<576, 9, 3, 1536, 49152, 8>;
 using smollm2_135m_rows10 = shape<576, 9, 3, 1536, 49152, 10>;
-// For tests: odd segments, ragged vocabulary.
+// For tests: odd segments, a last block with fewer tiles of the head.
 using tiny_rows8 = shape<320, 6, 2, 768, 2000, 8>;
 using tiny_rows10 = shape<320, 6, 2, 768, 2000, 10>;
 

@@ -40,7 +40,7 @@ FORETOKEN_DEVICE void merge_spans(block<S>& b) {
     }
   }
   // Lanes in the order in which the pieces stand.
-  const u32x4 packed = gather(b.stored(o.x / l, o.y / l, true), b.lane % 8 ^ row % 4 * 2);
+  const u32x4 packed = gather(stored_pair(o.x / l, o.y / l), b.lane % 8 ^ row % 4 * 2);
   const int head = pair % S::kv_heads * S::group + column;
   const int target = at::output + (head * S::rows + row) * 128 + b.lane % 8 * 16;
   FORETOKEN_UNROLL

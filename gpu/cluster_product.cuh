@@ -2,7 +2,7 @@
 #pragma once
 // One unit of a product: a tile of 16 weight rows times one segment of K for the rows of a lane.
 //   sum[n][row] += f16(d q + m)[n][k] x[row][k], m16n8k16, weights from a record in shared memory
-//   (cluster_layout.hpp), x as B fragments [k16 step][column of 8 rows][lane] {b0, b1}.
+//   (cluster_layout.hpp), x as B fragments, 32 bytes a row and k16 step (lane_inputs).
 // A step of a tile is 256 weights: 13 instructions a lane to make them f16, 1.5 loads, one product
 // for each 8 rows. Issue-bound: about 16 issue slots a step and scheduler where the tensor core
 // needs 6.

@@ -9,9 +9,10 @@
 // Rows: the 1..8 of a lane are the columns of m16n8k16, two products do for 9 or 10; tiles of 16
 // weight rows are spread over the blocks. Every block holds all inputs of its next product, as B
 // fragments; whoever finishes 8 values of a row stores them into the 16 blocks (st.async), whose
-// barriers count bytes: no cluster barrier inside the step. Weights arrive by bulk copies a layer
-// ahead, a slot for each warp; the four warps without a tile of the FFN start them and arm the
-// barriers.
+// barriers count bytes: no cluster barrier inside the step. Weights arrive by bulk copies, a slot
+// for each warp: those of q, k, v, and of the output projection unless values need its slots, a
+// layer ahead, the others behind attention. The four warps without a tile of the FFN start them and
+// arm the barriers.
 //
 // Why no buffer is overwritten early, and no barrier completes with another layer's bytes. Six
 // exchanges a layer: q k v -> attention -> merge -> output projection -> FFN -> down -> next layer.
@@ -20,9 +21,11 @@
 // before it. Each of the two others lies between two of them. So a value of layer l + 1 can only be
 // sent when all blocks have used that buffer's value of layer l. Inside a block the barrier before
 // a product orders the threads that finished the product before it; behind down there is none, and
-// the values sent to the next layer do that. Slots serve three: gate-up's and down's records, and
-// from each one's product to the end of the next attention values of that attention; so their
-// records are asked for behind it, as are the output projection's where values need its slots too.
+// the values sent to the next layer do that. What shares memory within a layer: results of chunks
+// stand in inputs and sums of q, k, v until every span is sent, which to_output says; hidden values
+// stand in what attention read and gave, which to_ffn says is multiplied everywhere; values of
+// attention stand in slots from the end of gate-up, or down, to that of attention, behind which
+// these slots are filled anew.
 //
 // SmolLM2-135M, W4: 76 MB of layers and 18 MB of head a step and cluster, most of them out of the
 // L2 cache when lanes run in step; 23 KB of keys and values a position and row. Products: 216 MFLOP

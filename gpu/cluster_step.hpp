@@ -89,7 +89,7 @@ struct weights {
 struct ring_record {
   std::int32_t token;
   float logit;            // of `token`
-  std::uint32_t clamped;  // values that did not fit f16 in this row's lane and step; 0 is normal
+  std::uint32_t clamped;  // values of q, k, v in this row's lane that did not fit f16; 0 is normal
   std::uint32_t step;     // written last
 };
 
@@ -128,7 +128,7 @@ struct step_arguments {
   bool dependent = false;
   int lanes = 0;
   lane_rows lane[lanes_at_once];
-  std::uint32_t* clamped = nullptr;  // device counter of values that did not fit f16; may be null
+  std::uint32_t* clamped = nullptr;  // device counter of such values of all lanes; may be null
   long long* cycles = nullptr;       // [64] clock at each phase of one layer; null = off
 };
 

@@ -200,7 +200,7 @@ struct attention_arguments {
   // position all, as rows that pad have.
   int columns = query_columns;
   int spans_max = 1;      // grid: attention_spans(longest position + 1), or more
-  int positions_max = 0;  // no row's position is this or more; 0 = not known. A choice of speed
+  int positions_max = 0;  // REQUIRES that no row's position is this or more; 0 = not known
   int heads = 0, kv_heads = 0, head_dim = 0;
   int window = 0;     // 0 = all earlier positions
   float softcap = 0;  // 0 = none

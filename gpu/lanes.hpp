@@ -31,4 +31,20 @@ struct lane_deal {
   }
 };
 
+// The deal of a step whose lanes hold `few` rows, or `most` where that saves a launch; rows 0:
+// none. holds(launch, lanes): whether lanes of that launch have room for their rows.
+template <class Holds>
+lane_deal deal_rows(int rows, int lanes, int few, int most, Holds holds) {
+  const auto fits = [&](const lane_deal& all) {
+    for (int i = 0; i < all.launches(); ++i) {
+      const row_range here = all.launch(i);
+      if (!holds(here, all.lanes_of(here))) return false;
+    }
+    return true;
+  };
+  const lane_deal sparse{rows, lanes, few}, full{rows, lanes, most};
+  if (full.launches() < sparse.launches() && fits(full)) return full;
+  return fits(sparse) ? sparse : lane_deal{};
+}
+
 }  // namespace foretoken::gpu

@@ -13,9 +13,17 @@ namespace {
 // The driver's context without stacks (runtime_cuda.cpp) and our code loaded: 265 MiB on an H200
 // with driver 580 and CUDA 13.0 (2026-11).
 constexpr std::uint64_t context_bytes = 268u << 20;
-// What it takes to record one kernel: a step of SmolLM2 (155 of them) 0.46 MiB there.
+// What it takes to record one kernel: a step of SmolLM2 (155 of them) 0.46 MiB there. Attention of
+// long sequences in steps of many rows is several launches (step_sizes::tiles_at_once), which are
+// not counted.
 constexpr std::uint64_t recorded_kernel_bytes = 3u << 10;
-constexpr int layer_kernels = 5, other_kernels = 5;
+std::uint64_t kernels_of_step(const model::hyperparameters& shape, const options& chosen) {
+  int layer = 5;
+  if (shape.qk_norm || chosen.kv == kv_form::int8) layer += 1;
+  if (shape.post_norms) layer += 2;
+  if (shape.norm == model::norm_kind::layer) layer += 2;
+  return static_cast<std::uint64_t>(shape.layers * layer + 8);
+}
 constexpr std::size_t alignment = 256;
 
 std::size_t whole(std::size_t bytes) {
@@ -128,9 +136,8 @@ result<memory_plan> plan(const model::model_file& file, const options& chosen) {
   out.workspace_bytes = lay_out(*padded, first).bytes;
   out.beside_bytes = others * lay_out(*padded, beside).bytes;
   if (chosen.graphs) {
-    const auto kernels = static_cast<std::uint64_t>(padded->layers * layer_kernels + other_kernels);
-    out.recording_bytes =
-        (recordings_of_first + others * recordings_beside) * kernels * recorded_kernel_bytes;
+    out.recording_bytes = (recordings_of_first + others * recordings_beside) *
+                          kernels_of_step(*padded, chosen) * recorded_kernel_bytes;
   }
   out.pinned_bytes = pinned_layout(first).bytes + others * pinned_layout(beside).bytes;
   return out;

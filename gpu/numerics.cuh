@@ -57,6 +57,9 @@ FORETOKEN_DEVICE float soft_cap(float x, float cap) {
 FORETOKEN_DEVICE float saturated(float x) {
   return larger(-half_largest, smaller(half_largest, x));
 }
+FORETOKEN_DEVICE std::uint32_t stored_pair(float low, float high) {
+  return half_pair(saturated(low), saturated(high));
+}
 
 // An input of a product: clamped, then rounded once.
 FORETOKEN_DEVICE std::uint16_t product_input(float v) {

@@ -71,14 +71,29 @@ result<std::vector<device_facts>> list_devices() {
   return out;
 }
 
+namespace {
+
+// A context sets the default stack of 1 KiB aside for every thread the device can have at once, 264
+// MiB on 132 multiprocessors. Our kernels have none (scripts/check_kernels.py), and the driver
+// makes room for one that needs some. A size that somebody chose stays, and it goes without this
+// saving.
+void give_up_stacks() {
+  constexpr std::size_t usual = 1024;
+  std::size_t now = 0;
+  if (cudaDeviceGetLimit(&now, cudaLimitStackSize) == cudaSuccess && now == usual &&
+      cudaDeviceSetLimit(cudaLimitStackSize, 0) == cudaSuccess) {
+    return;
+  }
+  static_cast<void>(cudaGetLastError());
+}
+
+}  // namespace
+
 status use_device(int ordinal) {
   set_device_of_thread(ordinal);
   if (lost()) return gone();
   FORETOKEN_TRY(checked("choosing the device", cudaSetDevice(ordinal)));
-  // A context sets the default stack of 1 KiB aside for every thread the device can have at once,
-  // 264 MiB on 132 multiprocessors. Our kernels have none (scripts/check_kernels.py), and the
-  // driver makes room for one that needs some.
-  FORETOKEN_TRY(checked("size of the stack", cudaDeviceSetLimit(cudaLimitStackSize, 0)));
+  give_up_stacks();
   // The executor's thread has nothing else to do while its step runs, and sees the end sooner.
   return checked("device flags", cudaSetDeviceFlags(cudaDeviceScheduleSpin));
 }

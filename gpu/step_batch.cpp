@@ -74,7 +74,7 @@ void step::choose_tiles(const model::micro_batch& batch, step_bucket& bucket) {
   int tiles = (padding + tile_rows - 1) / tile_rows;
   for (const row_run& one : runs_) tiles += (one.rows + tile_rows - 1) / tile_rows;
   bucket.columns = columns;
-  bucket.tiles = bucket_of(tiles, bucket.rows);
+  bucket.tiles = tiles;
 }
 
 step_bucket step::bucket_for(const model::micro_batch& batch) {
@@ -111,7 +111,8 @@ void step::choose_bucket(const model::micro_batch& batch) {
   bucket_ = usual_ != nullptr ? *usual_ : bucket_for(batch);
   mode_ = mode::direct;
   if (on_lanes()) return;
-  if (!chosen_.graphs) return;
+  // Steps with large tiles take milliseconds, and hardly two are alike.
+  if (!chosen_.graphs || bucket_.columns > 0) return;
   if (recordings_.contains(recorded_as())) {
     mode_ = mode::replaying;
   } else if (recordings_.size() < recordings_max_) {

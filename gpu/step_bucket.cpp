@@ -18,7 +18,7 @@ constexpr std::size_t usual_max = 64;
 }  // namespace
 
 step_bucket without_head(const step_bucket& of) {
-  return {of.rows, of.positions, 0, 0, true, of.columns, of.tiles};
+  return {of.rows, of.positions, 0, 0, true};
 }
 
 int bucket_of(int rows, int most) {

@@ -43,17 +43,8 @@ bool step::lanes_hold(const model::micro_batch& batch, row_range launch, int lan
 lane_deal step::deal(const model::micro_batch& batch) const {
   const int rows = static_cast<int>(batch.slices.size());
   if (!weights_->clusters || rows == 0 || rows != row_count_) return {};
-  const lane_deal few{rows, weights_->clusters->lanes, cluster::lane_rows_few};
-  const lane_deal full{rows, weights_->clusters->lanes, cluster::lane_rows_most};
-  const auto fits = [&](const lane_deal& all) {
-    for (int i = 0; i < all.launches(); ++i) {
-      const row_range here = all.launch(i);
-      if (!lanes_hold(batch, here, all.lanes_of(here))) return false;
-    }
-    return true;
-  };
-  if (full.launches() < few.launches() && fits(full)) return full;
-  return fits(few) ? few : lane_deal{};
+  return deal_rows(rows, weights_->clusters->lanes, cluster::lane_rows_few, cluster::lane_rows_most,
+                   [&](row_range launch, int lanes) { return lanes_hold(batch, launch, lanes); });
 }
 
 void step::fill_lane(cluster::lane_rows& to, row_range own) const {

@@ -45,11 +45,11 @@ def our_decode(at, shape):
 
 
 def our_clusters(at):
-    """lanes x rows -> us a step in a row, SmolLM2's shape at context 512."""
+    """lanes x rows of each -> us a step in a row, SmolLM2's shape at context 512."""
     found = []
     for lanes, rows in ((1, 1), (1, 8), (7, 1), (7, 8)):
         _, out, _ = run([at.program("cluster_step_bench"), str(lanes), str(rows), str(OURS_CONTEXT)], 60)
-        line = re.search(rf"^{lanes} {rows} +{OURS_CONTEXT} \|[^|]*\| *([0-9.]+) ", out, re.M)
+        line = re.search(rf"^{lanes} +{lanes * rows} +{OURS_CONTEXT} \|[^|]*\| *([0-9.]+) ", out, re.M)
         if line:
             found.append({"lanes": lanes, "rows": rows, "us": float(line.group(1)),
                           "tokens_per_second": 1e6 * lanes * rows / float(line.group(1))})

@@ -61,7 +61,8 @@ class Server:
         cls.begun = []
 
 
-SERVER_SETTINGS = ("--set", "cache.kv_bytes=800MiB", "--set",
+# Room for 100 sequences of 512 tokens of SmolLM2.
+SERVER_SETTINGS = ("--set", "cache.kv_bytes=1126MiB", "--set",
                    "scheduler.step_tokens_max=2048", "--set", "scheduler.prefill_chunk=2048", "--set",
                    "gpu.weights=f16", "--set", "scheduler.sequences_max=256", "--set", "request.open_max=8192", "--set",
                    "actors.worker_threads=4", "--set", "actors.stay_awake=1ms", "--set", "gpu.flights=4")
@@ -132,7 +133,8 @@ def targets_of(found):
     out = {"p50 < 1 ms at 5,000/s": (p50 is not None and p50 < 1, p50),
            ">= 10,000/s": (most >= 10000, most),
            "< 2e9 bytes of device memory": (taken is not None and taken < DEVICE_BYTES_MAX, taken)}
-    return out | {"all three in one server": (all(held for held, _ in out.values()), None)}
+    reached = sum(held for held, _ in out.values())
+    return out | {"all three in one server": (reached == 3, reached)}
 
 
 def stage_server(at):
@@ -277,7 +279,8 @@ def print_tables(found):
               f"whole answer {whole}, failed {row.get('failed')}, "
               f"without work while requests waited {100 * row.get('gap_share', 0):.1f} %, busy {row.get('busy')}")
     for name, (held, value) in found.get("server", {}).get("targets", {}).items():
-        print(f"  server {name}: {'holds' if held else 'missed'}{'' if value is None else f' ({value})'}")
+        said = "holds" if held else "not measured" if value is None else "missed"
+        print(f"  server {name}: {said}{'' if value is None else f' ({value})'}")
     for name in ("one", "two"):
         for row in (found.get("pair", {}).get(name) or {}).get("rates", []):
             print(f"  pair {name} offered {row['offered']:6}: answered {row.get('requests_per_second', 0):9.1f}/s, "

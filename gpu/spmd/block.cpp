@@ -205,7 +205,11 @@ bool open_barrier() {
     }
     ++waiting;
   }
-  if (first == nullptr) return false;  // all done
+  if (first == nullptr) {  // all done
+    const bool left = std::ranges::any_of(block_->arrived, [](unsigned n) { return n != 0; });
+    if (left) block_->failure = describe("a barrier of a part nobody opened", block_->fibers[0]);
+    return false;
+  }
   if (waiting != block_->threads) {
     block_->failure = describe("block barrier after a thread has left", *first);
     return false;

@@ -15,9 +15,9 @@ namespace {
 
 using nlohmann::json;
 
-// In one step: alone, more than fit the lanes of a launch, as many as there are logits for at once,
-// and more, whose head runs block by block.
-constexpr int step_rows[] = {1, 40, 100, 150};
+// In one step: alone, a few a lane of a launch of clusters, more than eight a lane, as many as
+// there are logits for at once (of SmolLM2), and more, whose head runs block by block.
+constexpr int step_rows[] = {1, 40, 64, 128, 150};
 constexpr int sequences = 150;
 constexpr int text_max = 60;
 constexpr int pages_each = (text_max + page_tokens - 1) / page_tokens;

@@ -27,13 +27,15 @@ int dealt(const lane_deal& deal, int& most, int& least) {
 }
 
 TEST_CASE("lanes: every row is dealt once, in order, and no lane has more than it takes") {
-  for (const int lanes : {1, 4, 7}) {
-    for (int rows = 1; rows <= 300; ++rows) {
-      CAPTURE(rows);
-      int most = 0, least = rows;
-      CHECK(dealt({rows, lanes, 8}, most, least) == rows);
-      CHECK(most <= 8);
-      CHECK(least >= 1);
+  for (const int of_lane : {8, 10}) {
+    for (const int lanes : {1, 4, 7}) {
+      for (int rows = 1; rows <= 300; ++rows) {
+        CAPTURE(rows);
+        int most = 0, least = rows;
+        CHECK(dealt({rows, lanes, of_lane}, most, least) == rows);
+        CHECK(most <= of_lane);
+        CHECK(least >= 1);
+      }
     }
   }
 }
@@ -45,6 +47,22 @@ TEST_CASE("lanes: one row a lane while there are lanes, then evenly, also over t
   CHECK(two.launches() == 2);
   CHECK(two.launch(0).count() == 32);
   CHECK(part_of(two.launch(1), 0, 7).count() == 4);
+}
+
+TEST_CASE(
+    "lanes: fuller ones where that saves a launch and they hold the rows, else few rows, else "
+    "none") {
+  const auto all = [](row_range, int) { return true; };
+  const auto most_of = [](int rows) {
+    return [rows](row_range here, int lanes) { return (here.count() + lanes - 1) / lanes <= rows; };
+  };
+  CHECK(deal_rows(56, 7, 8, 10, all).rows_max == 8);
+  CHECK(deal_rows(57, 7, 8, 10, all).launches() == 1);
+  CHECK(deal_rows(70, 7, 8, 10, all).launches() == 1);
+  CHECK(deal_rows(71, 7, 8, 10, all).rows_max == 8);
+  CHECK(deal_rows(64, 7, 8, 10, most_of(8)).launches() == 2);
+  CHECK(deal_rows(64, 7, 8, 10, most_of(4)).rows == 0);
+  CHECK(deal_rows(128, 7, 8, 10, all).launches() == 2);
 }
 
 TEST_CASE("lanes: as many as the driver has room for, at most seven; else the general path") {
@@ -62,7 +80,7 @@ TEST_CASE("lanes: as many as the driver has room for, at most seven; else the ge
   CHECK(lanes_from(error{errc::exhausted, "full"}).error().code == errc::exhausted);
 }
 
-// SmolLM2-135M's: pair 16, of row 5, is merged where pair 0 is, of row 0.
+// Three KV heads: pair 16, of row 5, is merged where pair 0 is, of row 0.
 TEST_CASE("lanes: exactly the spans that one block merges fit, and not one more") {
   const cluster::limits most{8, 3, 32, 17, 0};
   std::vector<std::int32_t> positions(8, 8 * attention_span - 1);

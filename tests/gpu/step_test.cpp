@@ -123,7 +123,7 @@ TEST_CASE("gpu step: long prompts have the same bits in any chunking, beside dec
   CHECK(std::equal(rows.begin(), rows.begin() + 120, small.begin() + 150));
   CHECK(std::equal(rows.begin() + 120, rows.begin() + 220, small.begin()));
   CHECK(rows.back() == small[280]);
-  // As many rows as the whole prompt and as long a sequence, but other tiles: not its recording.
+  // As many rows as the whole prompt and as long a sequence, by turns.
   model::micro_batch others;
   for (int s = 0; s < 28; ++s) {
     others.slices.push_back(device::slice(text, pages_from(60 + s, 1), 0, 10));
@@ -135,16 +135,6 @@ TEST_CASE("gpu step: long prompts have the same bits in any chunking, beside dec
     CHECK(here.read(text, pages_from(20, 19), 290) == small);
     CHECK(here.ops().large_columns() > 0);
   }
-}
-
-TEST_CASE("gpu step: what is recorded without its head is told apart by its tiles of attention") {
-  const gpu::step_bucket small{290, 512, 100, 10, false};
-  gpu::step_bucket large = small, wants_less = small;
-  large.columns = 64;
-  large.tiles = 14;
-  wants_less.top = 1;
-  CHECK(gpu::without_head(small) == gpu::without_head(wants_less));
-  CHECK(gpu::without_head(small) != gpu::without_head(large));
 }
 
 TEST_CASE("gpu step: a copied page continues like the original and leaves it alone") {

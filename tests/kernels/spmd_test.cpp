@@ -99,6 +99,34 @@ TEST_CASE("spmd: barriers at two lines, lost lanes and deadlocks are named") {
   }
 }
 
+TEST_CASE("spmd: barriers of a part open again and again; what is missing or left over is named") {
+  for (const schedule order : orders) {
+    spmd::use_schedule(order, 5);
+    int sum = 0;
+    const std::string good = spmd::run({1}, {96}, 0, [&] {
+      for (int i = 0; i < 3; ++i) {
+        if (thread_index() == 0) sum += i;
+        if (thread_index() < 32) part_arrive<64>(3);
+        if (thread_index() >= 32 && thread_index() < 64) part_sync<64>(3);
+        block_sync();
+        if (thread_index() == 40 && sum == (i + 1) * i / 2) sum += 0;
+      }
+    });
+    CHECK(good == "");
+    CHECK(sum == 3);
+    const std::string missing = spmd::run({1}, {64}, 0, [] {
+      if (thread_index() >= 32) part_sync<64>(1);
+    });
+    CHECK(missing.find("deadlock") != std::string::npos);
+    const std::string spare = spmd::run({1}, {64}, 0, [] {
+      if (thread_index() < 32) part_arrive<64>(1);
+    });
+    CHECK(spare.find("nobody opened") != std::string::npos);
+    const std::string unknown = spmd::run({1}, {32}, 0, [] { part_sync<32>(0); });
+    CHECK(unknown.find("does not exist") != std::string::npos);
+  }
+}
+
 TEST_CASE("spmd: products and transposes are those of the manual") {
   // a = 16 x 16 with a[r][c] = r + c / 16, b = columns of the identity, shifted
   std::vector<float> d(128);
