@@ -132,6 +132,7 @@ FORETOKEN_DEVICE void load_early_values(const block<S>& b, int layer) {
   }
   __syncwarp();
 }
+
 // The chunk a warp attends to.
 struct chunk_work {
   int pair;

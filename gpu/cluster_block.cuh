@@ -122,8 +122,8 @@ struct block {
   const lane_rows& rows_of;
   int rank, lane, warp, thread;
   int rows;
-
   std::uint32_t peer[4];  // shared memory of blocks 4 (lane / 8) ..
+
   // None of them is negative: a quotient by a power of two is one shift then instead of four
   // instructions. The shuffle says that a warp's number is the same in its lanes, which may then be
   // computed with for all of them.
