@@ -364,7 +364,7 @@ FORETOKEN_DEVICE void attend(const block<S>& b, lines& l, int layer, int& values
       attend_chunk(b, l, chunk, chunk - first * span_chunks, values_phase);
       values_phase ^= 1;
     }
-    meet(meet_block, threads);
+    part_sync<threads>(meet_block);
     const int n = b.thread / (S::group * 16);
     if (first + n < t.first_item[turn + 1]) {
       send_span(b, n, b.thread % (S::group * 16), t.item[first + n]);
@@ -373,7 +373,7 @@ FORETOKEN_DEVICE void attend(const block<S>& b, lines& l, int layer, int& values
     if (turn + 1 == t.turns) break;
     load_values(b, chunk_of(b, turn + 1), layer);
     load_keys<0, chunk_pages>(b, l, chunk_of(b, turn + 1), layer);
-    meet(meet_block, threads);  // the results are folded
+    part_sync<threads>(meet_block);  // the results are folded
   }
 }
 

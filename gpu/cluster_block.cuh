@@ -23,7 +23,7 @@ constexpr int chunk_bytes = chunk_positions * head_dim * 2;  // of keys, or of v
 static_assert(spans_most * span_chunks <= 128);
 constexpr int shared_most = 227 * 1024;
 
-// Named barriers of a block.
+// Barriers of a block's parts (part_sync).
 enum meeting : int { meet_qkv = 1, meet_scale, meet_tiles, meet_block };
 
 // Exchanges between blocks, in the order of a layer: each has a barrier that counts bytes.

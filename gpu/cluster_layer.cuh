@@ -99,14 +99,14 @@ FORETOKEN_DEVICE void serve_ffn(block<S>& b, int layer) {
   }
   __syncwarp();
   if (!o_waits) load_slots(b, matrix::o, layer + 1);
-  meet(meet_scale, threads);  // gate and up are multiplied
+  part_sync<threads>(meet_scale);  // gate and up are multiplied
   load_early_values(b, layer + 1);
 }
 template <class S>
 FORETOKEN_DEVICE void serve_head(const block<S>& b) {
   barrier_wait(b.arrival(to_next), b.job.model.layer_count & 1);
   if (b.warp - tile_warps < row_groups(b)) row_scales(b, 0, b.warp - tile_warps);
-  meet_without_waiting(meet_scale, threads);
+  part_arrive<threads>(meet_scale);
 }
 
 // The weights of the warp's unit, before its inputs are awaited. Warps without one decode whatever
@@ -180,7 +180,7 @@ FORETOKEN_DEVICE void attention_half(
   // First the scales, which take long and little of the issue slots.
   if (warps - 1 - b.warp < row_groups(b)) row_scales(b, 0, warps - 1 - b.warp);
   if (duties_of(b).q) product(b, weights, qkv_inputs(b));
-  meet(meet_qkv, threads);
+  part_sync<threads>(meet_qkv);
   b.forget();
   watch.lap();
   // Many keys would be in the way of what is finished here; few come in time if asked for now.
@@ -192,7 +192,8 @@ FORETOKEN_DEVICE void attention_half(
   if (b.table().bytes[to_attention] > 0) {
     await(b, to_attention, layer);
     b.forget();
-    meet(meet_block, threads);  // results of chunks take the place of inputs and sums of q, k, v
+    part_sync<threads>(
+        meet_block);  // results of chunks take the place of inputs and sums of q, k, v
     watch.lap();
     attend(b, l, layer, values_phase);
   }
@@ -219,7 +220,7 @@ FORETOKEN_DEVICE void output_product(block<S>& b,
   b.forget();
   watch.lap();
   if (duties_of(b).o) product(b, weights, output_inputs(b));
-  meet(meet_tiles, tile_threads);
+  part_sync<tile_threads>(meet_tiles);
   b.forget();
   finish_residual(b, plan, gain, 1, to_ffn);
   watch.lap();
@@ -239,7 +240,7 @@ FORETOKEN_DEVICE void hidden_product(block<S>& b, int layer, Watch& watch) {
       return static_cast<const char*>(slot_of(b, matrix::g, s));
     });
   }
-  meet(meet_scale, threads);
+  part_sync<threads>(meet_scale);
   watch.lap();
   if (duties_of(b).g) finish_hidden(b, total);
   watch.lap();
@@ -263,7 +264,7 @@ FORETOKEN_DEVICE void down_product(block<S>& b,
     unit_sums(sum, reader);
     keep_sums(b, sum[0]);
   }
-  meet(meet_tiles, tile_threads);
+  part_sync<tile_threads>(meet_tiles);
   b.forget();
   finish_residual(b, plan, gain, 0, to_next);
   watch.lap();
@@ -312,7 +313,7 @@ FORETOKEN_DEVICE void run_head(block<S>& b) {
     }
     __syncwarp();
     barrier_wait(b.arrival(to_next), b.job.model.layer_count & 1);
-    meet(meet_scale, threads);
+    part_sync<threads>(meet_scale);
     head_tiles(b, best, duties_of(b).g ? b.job.model.layer_count : 0);
   } else {
     serve_head(b);

@@ -101,14 +101,6 @@ FORETOKEN_DEVICE void mma_in_place(float (&d)[4],
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// Barriers among `threads` threads of the block; `id` 1..15.
-FORETOKEN_DEVICE void meet(int id, int threads) {
-  asm volatile("bar.sync %0,%1;" ::"r"(id), "r"(threads) : "memory");
-}
-FORETOKEN_DEVICE void meet_without_waiting(int id, int threads) {
-  asm volatile("bar.arrive %0,%1;" ::"r"(id), "r"(threads) : "memory");
-}
-
 // K and V lines are read once a layer; the newest token's line may be written meanwhile (its place
 // is patched), so no read-only path.
 FORETOKEN_DEVICE u32x4 load_line(const void* global) {
