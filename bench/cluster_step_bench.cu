@@ -16,7 +16,6 @@
 #include <algorithm>
 #include <chrono>
 #include <numeric>
-#include <span>
 #include <string>
 
 #include "gpu/kernels.hpp"
@@ -282,12 +281,7 @@ std::vector<work> work_of_table() {
 }
 
 bool fits(const step_arguments& step) {
-  const std::span lanes(step.lane, std::size_t(step.lanes));
-  const int rows = std::ranges::max(lanes, {}, &lane_rows::rows).rows;
-  const limits most = limits_of(model_shape::smollm2_135m, rows);
-  return std::ranges::all_of(lanes, [&](const lane_rows& lane) {
-    return lane_fits(most, {lane.position, std::size_t(lane.rows)});
-  });
+  return lanes_fit(model_shape::smollm2_135m, {step.lane, std::size_t(step.lanes)});
 }
 
 void table(const choice& of) {

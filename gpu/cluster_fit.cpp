@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What one lane holds: spans of all its (row, KV head) pairs, numbered through, go to the blocks in
 // turn; a pair's results go to block pair % 16.
+#include <algorithm>
+
 #include "gpu/cluster_layout.hpp"
 #include "gpu/cluster_step.hpp"
 
@@ -17,6 +19,18 @@ bool lane_fits(const limits& most, std::span<const std::int32_t> positions) {
     if (merged[p % blocks] > most.spans_max || spans > most.spans_read_max * blocks) return false;
   }
   return true;
+}
+
+int fullest(std::span<const lane_rows> lanes) {
+  return std::ranges::max(lanes, {}, &lane_rows::rows).rows;
+}
+
+bool lanes_fit(model_shape shape, std::span<const lane_rows> lanes) {
+  const limits most = limits_of(shape, fullest(lanes));
+  return std::ranges::all_of(lanes, [&](const lane_rows& lane) {
+    return lane.rows > 0 && lane.rows <= most.rows_max &&
+           lane_fits(most, {lane.position, static_cast<std::size_t>(lane.rows)});
+  });
 }
 
 }  // namespace foretoken::gpu::cluster

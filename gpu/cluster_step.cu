@@ -31,7 +31,6 @@
 // L2 cache when lanes run in step; 23 KB of keys and values a position and row. Products: 216 MFLOP
 // a row. Issue slots bound it, about 16 a k16 step of a tile: 243 steps a layer and scheduler.
 
-#include <algorithm>
 #include <string>
 
 #include "gpu/cluster_layer.cuh"
@@ -156,17 +155,12 @@ bool supported(int ordinal) {
 status launch(model_shape shape, const step_arguments& step, cudaStream_t stream) {
   if (step.lanes < 1 || step.lanes > lanes_at_once) return invalid("lanes", "1 to 7 of them");
   const std::span lanes(step.lane, static_cast<std::size_t>(step.lanes));
-  const int rows = std::ranges::max(lanes, {}, &lane_rows::rows).rows;
-  const limits most = limits_of(shape, rows);
-  const auto fits = [&](const lane_rows& lane) {
-    return lane.rows > 0 && lane.rows <= most.rows_max &&
-           lane_fits(most, {lane.position, static_cast<std::size_t>(lane.rows)});
-  };
-  if (!std::ranges::all_of(lanes, fits)) {
+  if (!lanes_fit(shape, lanes)) {
     return unsupported("rows", "more, or longer ones, than one cluster takes");
   }
+  const int rows = fullest(lanes);
   launch_plan to;
-  plan(to, step.lanes, most.shared_bytes, step.dependent, stream);
+  plan(to, step.lanes, limits_of(shape, rows).shared_bytes, step.dependent, stream);
   step_arguments copy = step;
   void* arguments[] = {&copy};
   const kernel chosen = kernel_of(shape, rows, step.cycles != nullptr);

@@ -141,6 +141,10 @@ status prepare(model_shape shape);
 result<int> lanes_of_device(model_shape shape);
 // Whether one lane can hold rows at these positions: 1..rows_max of them, not too long together.
 bool lane_fits(const limits& most, std::span<const std::int32_t> positions);
+// Whether each lane of a launch can hold its rows.
+bool lanes_fit(model_shape shape, std::span<const lane_rows> lanes);
+// The most rows of one of them.
+int fullest(std::span<const lane_rows> lanes);
 // Queues the step. REQUIRES 1..rows_max rows in each lane, positions within `angles` and the
 // tables.
 status launch(model_shape shape, const step_arguments& step, CUstream_st* stream);
