@@ -172,13 +172,13 @@ void step::attention_input(int layer) {
 }
 
 // Without what differs from layer to layer, but the shortest window.
-attention_arguments step::attention_of(int positions) const {
+attention_arguments step::attention_shape() const {
   const model::hyperparameters& padded = weights_->padded;
   attention_arguments out;
   out.rows = rows();
   out.work = work_;
-  out.spans_max = attention_spans(positions);
-  out.positions_max = positions;
+  out.spans_max = attention_spans(bucket_.positions);
+  out.positions_max = bucket_.positions;
   out.heads = padded.heads;
   out.kv_heads = padded.kv_heads;
   out.head_dim = padded.head_dim;
@@ -192,16 +192,15 @@ attention_arguments step::attention_of(int positions) const {
 }
 
 void step::attention(int layer) {
-  attention_arguments given = attention_of(bucket_.positions);
+  attention_arguments given = attention_shape();
   given.window = weights_->padded.attention[static_cast<std::size_t>(layer)].window;
   given.kv = pool_.base + static_cast<std::size_t>(layer) * pool_.layer_values();
-  if (bucket_.columns > 0) given.columns = bucket_.columns;
-  const int tiles = bucket_.columns > 0 ? bucket_.tiles : bucket_.rows;
+  given.columns = columns_;
   // Large tiles leave no spans in memory.
-  const int at_once = bucket_.columns > 0 ? tiles : sizes_.tiles_at_once(given.spans_max);
-  for (int first = 0; first < tiles; first += at_once) {
+  const int at_once = large_tiles() ? tile_count_ : sizes_.tiles_at_once(given.spans_max);
+  for (int first = 0; first < tile_count_; first += at_once) {
     given.tiles = device_.tiles + first;
-    given.tile_count = std::min(at_once, tiles - first);
+    given.tile_count = std::min(at_once, tile_count_ - first);
     queue([this, given] { return launch_attention(on_, given); });
   }
 }

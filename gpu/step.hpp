@@ -54,7 +54,7 @@ class step final : public model::ops {
   // For tests.
   std::size_t recordings() const noexcept { return recordings_.size(); }
   // For tests: columns of the last step's large tiles of attention; 0: it had small ones.
-  int large_columns() const noexcept { return bucket_.columns; }
+  int large_columns() const noexcept { return large_tiles() ? columns_ : 0; }
   // For tests: sees the raw logits of every row that wanted them, in row order.
   using logits_probe = void (*)(void* context, int row, std::span<const float> logits);
   void probe_logits(logits_probe probe, void* context) noexcept;
@@ -93,9 +93,10 @@ class step final : public model::ops {
   status check(const model::micro_batch& batch) const;
   void collect_tasks(const model::micro_batch& batch);
   bool on_host(const model::slice& owner) const noexcept;
-  step_bucket bucket_for(const model::micro_batch& batch);
-  attention_arguments attention_of(int positions) const;
-  void choose_tiles(const model::micro_batch& batch, step_bucket& bucket);
+  step_bucket bucket_for(const model::micro_batch& batch) const;
+  attention_arguments attention_shape() const;
+  int columns_for(const model::micro_batch& batch);
+  bool large_tiles() const noexcept { return columns_ != query_columns; }
   void choose_bucket(const model::micro_batch& batch);
   step_bucket recorded_as() const noexcept;
   void fill(const model::micro_batch& batch);
@@ -170,7 +171,8 @@ class step final : public model::ops {
   std::vector<model::adjustment> adjustments_;  // of one row
   std::vector<row_run> runs_;                   // of the batch's slices
   step_bucket bucket_;
-  const step_bucket* usual_ = nullptr;  // being recorded for those to come
+  int columns_ = query_columns, tile_count_ = 0;  // of this step's attention
+  const step_bucket* usual_ = nullptr;            // being recorded for those to come
   int row_count_ = 0;
   // The host may want more rows of logits than fit at once: the head is no part of the recorded
   // step and runs block by block.

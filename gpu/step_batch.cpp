@@ -60,24 +60,17 @@ int step::table_stride() const noexcept {
   return attention_spans(bucket_.positions) * attention_span / page_tokens;
 }
 
-// Large tiles where they are faster, the rows that pad among them.
-void step::choose_tiles(const model::micro_batch& batch, step_bucket& bucket) {
+// Of the tiles of attention: large ones where they are faster.
+int step::columns_for(const model::micro_batch& batch) {
+  if (on_lanes() || usual_ != nullptr) return query_columns;
   runs_.clear();
   for (const model::slice& one : batch.slices) {
     runs_.push_back({one.position, static_cast<int>(one.tokens.size())});
   }
-  const attention_arguments given = attention_of(bucket.positions);
-  const int columns = choose_columns(on_, given, runs_);
-  if (columns == query_columns) return;
-  const int tile_rows = attention_tile_rows(given.heads, given.kv_heads, columns);
-  const int padding = bucket.rows - row_count_;
-  int tiles = (padding + tile_rows - 1) / tile_rows;
-  for (const row_run& one : runs_) tiles += (one.rows + tile_rows - 1) / tile_rows;
-  bucket.columns = columns;
-  bucket.tiles = tiles;
+  return choose_columns(on_, attention_shape(), runs_);
 }
 
-step_bucket step::bucket_for(const model::micro_batch& batch) {
+step_bucket step::bucket_for(const model::micro_batch& batch) const {
   int end = 1;
   for (const model::slice& one : batch.slices) {
     end = std::max(end, one.position + static_cast<int>(one.tokens.size()));
@@ -94,10 +87,8 @@ step_bucket step::bucket_for(const model::micro_batch& batch) {
   const int tasks = split_ ? 0 : static_cast<int>(tasks_.size());
   const int positions = class_of(end, shape().context);
   if (on_lanes()) return {row_count_, positions, tasks, top_class(top), drawn};
-  step_bucket out{bucket_of(std::max(row_count_, 1), sizes_.rows), positions,
-                  head_bucket_of(tasks, sizes_.head_rows, sizes_.rows), top_class(top), drawn};
-  choose_tiles(batch, out);
-  return out;
+  return {bucket_of(std::max(row_count_, 1), sizes_.rows), positions,
+          head_bucket_of(tasks, sizes_.head_rows, sizes_.rows), top_class(top), drawn};
 }
 
 // `usual_` instead of the batch, of nobody, that comes with it.
@@ -109,10 +100,11 @@ void step::choose_bucket(const model::micro_batch& batch) {
       static_cast<int>(tasks_.size()) > sizes_.head_rows && std::ranges::any_of(tasks_, for_host);
   dealt_ = deal(batch);
   bucket_ = usual_ != nullptr ? *usual_ : bucket_for(batch);
+  columns_ = columns_for(batch);
   mode_ = mode::direct;
   if (on_lanes()) return;
   // Steps with large tiles take milliseconds, and hardly two are alike.
-  if (!chosen_.graphs || bucket_.columns > 0) return;
+  if (!chosen_.graphs || large_tiles()) return;
   if (recordings_.contains(recorded_as())) {
     mode_ = mode::replaying;
   } else if (recordings_.size() < recordings_max_) {
@@ -146,8 +138,7 @@ step::inputs step::inputs_at(std::byte* base) const noexcept {
 
 // The tiles of rows that follow each other.
 void step::fill_tiles(int row, int count, int& tile) {
-  const int tile_rows = attention_tile_rows(shape().heads, shape().kv_heads,
-                                            bucket_.columns > 0 ? bucket_.columns : query_columns);
+  const int tile_rows = attention_tile_rows(shape().heads, shape().kv_heads, columns_);
   for (int i = 0; i < count; i += tile_rows) {
     host_.tiles[tile++] = {row + i, std::min(tile_rows, count - i)};
   }
@@ -171,14 +162,14 @@ int step::fill_slice(const model::slice& one, int table, int row, int& tile) {
 
 // Rows from `row` on: position 0 of a page that no sequence has.
 void step::fill_padding(int row, int& tile) {
-  const int count = bucket_.rows - row;
-  if (bucket_.columns > 0) fill_tiles(row, count, tile);
+  if (large_tiles()) fill_tiles(row, bucket_.rows - row, tile);
   for (; row < bucket_.rows; ++row) {
     host_.token[row] = host_.position[row] = host_.table[row] = 0;
-    if (bucket_.columns == 0) host_.tiles[tile++] = {row, 1};
+    if (!large_tiles()) host_.tiles[tile++] = {row, 1};
   }
+  tile_count_ = large_tiles() ? tile : bucket_.rows;
   for (; tile < bucket_.rows; ++tile) host_.tiles[tile] = {0, 0};
-  if (bucket_.columns > 0) order_tiles({host_.tiles, size_of(bucket_.tiles)}, host_.position);
+  if (large_tiles()) order_tiles({host_.tiles, size_of(tile_count_)}, host_.position);
 }
 
 void step::fill(const model::micro_batch& batch) {

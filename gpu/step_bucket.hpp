@@ -11,7 +11,6 @@ namespace foretoken::gpu {
 struct step_bucket {
   int rows = 0, positions = 0, head_rows = 0, top = 0;
   bool draws = false;  // a row is sampled or adjusted: tokens are drawn, not the digest's best
-  int columns = 0, tiles = 0;  // of large tiles of attention; 0: small ones, one a row at most
   auto operator<=>(const step_bucket&) const = default;
 };
 
