@@ -135,7 +135,8 @@ void print(const bench_flags& flags,
   fmt::print("{{\"prefill\":[{}],\"decode\":[{}]}}\n", first, second);
 }
 
-result<std::unique_ptr<model::ops>> make_device(config::settings all, const bench_flags& flags) {
+// It keeps the counters that the device it makes writes to.
+result<actors::prepared_device> prepare_device(config::settings all, const bench_flags& flags) {
   progress_bar bar;
   const auto file = model::model_file::load(
       all.engine.model, [&](auto done, auto total) { bar.show("reading", done, total); });
@@ -162,14 +163,16 @@ result<std::unique_ptr<model::ops>> make_device(config::settings all, const benc
       actors::choose_devices(**file, all.engine, std::make_shared<counters>(),
                              [&](auto done, auto total) { bar.show("packing", done, total); });
   if (!prepared) return std::move(prepared).error();
-  return prepared->all.front().make();
+  return std::move(prepared->all.front());
 }
 
 int run_device(const bench_flags& flags) {
   const auto settings = flags.settings.load();
   if (!settings) return report_usage(settings.error());
   if (settings->engine.model.empty()) return report_usage(invalid("--model", "is needed"));
-  auto device = make_device(*settings, flags);
+  const auto prepared = prepare_device(*settings, flags);
+  if (!prepared) return report_usage(prepared.error());
+  auto device = prepared->make();
   if (!device) return report_usage(device.error());
   progress_bar bar;
   const std::uint64_t total = flags.prefill.size() + flags.decode.size();
