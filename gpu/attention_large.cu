@@ -91,6 +91,8 @@ attend_large(const large_job job) {
   const int columns_used = columns.tile.count * job.group;
   chunk_feed<Tile> feed(job.given, columns.tile, columns.position(columns_used - 1));
   const int team = thread_index() / Tile::team_threads;
+  using barriers = team_barriers<Tile>;
+  barriers::init();
   // Positions of the warp's first and last column that exist.
   const int warp_first = thread_index() % Tile::team_threads / 32 * Tile::warp_columns;
   const int warp_last = warp_first + Tile::warp_columns - 1;
@@ -106,7 +108,7 @@ attend_large(const large_job job) {
   feed.start();
   query_fragments<Tile> q;
   q.load(columns);
-  if constexpr (Tile::shares_queries) block_sync();
+  if constexpr (Tile::shares_queries || barriers::there) block_sync();
   column_sums<Tile> span;
   FORETOKEN_UNROLL_BY(1)
   for (int number = team; number * span_chunks < feed.chunks; number += Tile::teams) {
@@ -122,15 +124,11 @@ attend_large(const large_job job) {
       if (first > end) continue;
       large_chunk<Tile>(feed.place(chunk), job.same, first, all_see, q, span);
     }
-    // From team to team, by the barrier of the one that takes over.
-    constexpr bool hands_over = Tile::teams > 1;
-    if (hands_over && number > 0) part_sync<2 * Tile::team_threads>(1 + Tile::teams + team);
+    barriers::take(number);
     fold_result<Tile>(span, number == 0);
-    if (hands_over && !is_last) {
-      part_arrive<2 * Tile::team_threads>(1 + Tile::teams + (team + 1) % Tile::teams);
-    }
+    if (!is_last) barriers::hand_over(number);
   }
-  block_sync();
+  barriers::meet();
   write_result<Tile>(column_order(job));
 }
 

@@ -18,10 +18,11 @@ struct large_tile {
   static constexpr int page_bytes = 16 * HeadDim * 2 * 2;  // one head's keys and values
   static constexpr int chunk_bytes = chunk_pages * page_bytes;
   // Shared memory: two chunks a team; the result so far, as each thread of a team has its part of
-  // it; the positions of each thread's columns; queries.
+  // it; barriers, of several teams; the positions of each thread's columns; queries.
   static constexpr int parts = Strips * (2 * steps + 1);
   static constexpr int result_at = Teams * 2 * chunk_bytes;
-  static constexpr int positions_at = result_at + team_threads * parts * 16;
+  static constexpr int barriers_at = result_at + team_threads * parts * 16;
+  static constexpr int positions_at = barriers_at + (Teams > 1 ? (Teams + 2) / 2 * 16 : 0);
   static constexpr int queries_at = positions_at + threads * Strips * 8;
   static constexpr bool shares_queries = Strips > 1;
   static constexpr int bytes = queries_at + (shares_queries ? columns * HeadDim * 2 : 0);
@@ -34,6 +35,35 @@ struct large_job {
   // pick_bytes() of all four. Not a constant, so that keys are moved once: else the compiler moves
   // them for each product.
   std::uint32_t same = 0x3210;
+};
+
+// How teams of a block hand the result over, each to the next: by the barrier of the one that takes
+// it. They meet by another one when all have folded their spans.
+template <class Tile>
+struct team_barriers {
+  static constexpr bool there = Tile::teams > 1;
+  FORETOKEN_DEVICE static barrier* of_team(int team) {
+    return reinterpret_cast<barrier*>(shared_memory() + Tile::barriers_at) + team;
+  }
+  // Before a block_sync.
+  FORETOKEN_DEVICE static void init() {
+    if (!there || thread_index() > Tile::teams) return;
+    barrier_init(of_team(thread_index()),
+                 thread_index() < Tile::teams ? Tile::team_threads : Tile::threads);
+  }
+  // Of span `number`, by the team that has it.
+  FORETOKEN_DEVICE static void take(int number) {
+    if (!there || number == 0) return;
+    barrier_wait(of_team(number % Tile::teams), (number - 1) / Tile::teams % 2);
+  }
+  FORETOKEN_DEVICE static void hand_over(int number) {
+    if (there) barrier_arrive(of_team((number + 1) % Tile::teams));
+  }
+  FORETOKEN_DEVICE static void meet() {
+    if (!there) return block_sync();
+    barrier_arrive(of_team(Tile::teams));
+    barrier_wait(of_team(Tile::teams), 0);
+  }
 };
 
 // The columns of a tile: row by row, the heads of each.

@@ -20,7 +20,8 @@ constexpr int large_tile_bytes(int head_dim, int columns) {
   const int result = columns * (head_dim * 4 + 32);
   const int positions = 256 * (head_dim == 64 ? 16 : 8);
   const int queries = head_dim == 64 ? columns * head_dim * 2 : 0;
-  return chunks + result + positions + queries;
+  const int barriers = teams > 1 ? (teams + 2) / 2 * 16 : 0;
+  return chunks + result + barriers + positions + queries;
 }
 
 // Whether there is a kernel for tiles of so many columns: f16, no softcap, no window that hides a

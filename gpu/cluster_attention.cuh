@@ -115,20 +115,32 @@ FORETOKEN_DEVICE void load_values(const block<S>& b, int chunk, int layer) {
   if (chunk >= 0 && b.lane < chunk_pages) copy_values(b, b.warp, chunk, b.lane, layer);
   __syncwarp();
 }
-// Of the first turn's chunks whose places are free early, by the warps without a part in the FFN;
-// the others each by its warp.
+// Of the first turn's chunks whose places are free when gate and up are multiplied, by the warps
+// without a part in the FFN.
 template <class S>
 FORETOKEN_DEVICE void load_early_values(const block<S>& b, int layer) {
   using at = memory<S>;
-  constexpr int late = at::values_beside_o - at::values_in_g;
-  constexpr int each = ceil_div(at::chunks_at_once - late, other_warps);
+  constexpr int each = ceil_div(at::chunks_at_once - at::values_late, other_warps);
   static_assert(each * chunk_pages <= 32);
   int warp = (b.warp - tile_warps) * each + b.lane / chunk_pages;
-  if (warp >= at::values_in_g) warp += late;
+  if (warp >= at::values_in_g) warp += at::values_late;
   if (layer < b.job.model.layer_count && b.lane < each * chunk_pages && warp < at::chunks_at_once &&
       b.table().turns > 0) {
     const int chunk = b.table().chunk[0][warp];
     if (chunk >= 0) copy_values(b, warp, chunk, b.lane % chunk_pages, layer);
+  }
+  __syncwarp();
+}
+
+// Of those whose places are free when down is multiplied, by the twelve warps; its finishers are
+// the first of them.
+template <class S>
+FORETOKEN_DEVICE void load_late_values(const block<S>& b, int layer) {
+  using at = memory<S>;
+  const int late = tile_warps - 1 - b.warp;
+  if (late < at::values_late && b.lane < chunk_pages && b.table().turns > 0) {
+    const int chunk = b.table().chunk[0][at::values_in_g + late];
+    if (chunk >= 0) copy_values(b, at::values_in_g + late, chunk, b.lane, layer);
   }
   __syncwarp();
 }

@@ -160,9 +160,11 @@ FORETOKEN_DEVICE void await(const block<S>& b, exchange which, int layer) {
 template <class S>
 FORETOKEN_DEVICE void begin(block<S>& b) {
   if (b.lane == 0) {
-    for (int i = 0; i < barriers_a_warp; ++i) barrier_init(b.weight_barrier(b.warp, i));
+    for (int i = 0; i < barriers_a_warp; ++i) barrier_init(b.weight_barrier(b.warp, i), 1);
     if (b.warp == 0) {
-      for (int i = 0; i < exchanges; ++i) barrier_init(b.arrival(static_cast<exchange>(i)));
+      for (int i = 0; i < exchanges; ++i) barrier_init(b.arrival(static_cast<exchange>(i)), 1);
+      barrier_init(b.handed(scales_ready), threads - tile_threads);
+      barrier_init(b.handed(gate_up_read), tile_threads);
     }
     fence_barrier_init();
     const duties mine = duties_of(b);

@@ -24,10 +24,14 @@ static_assert(spans_most * span_chunks <= 128);
 constexpr int shared_most = 227 * 1024;
 
 // Barriers of a block's parts (part_sync).
-enum meeting : int { meet_qkv = 1, meet_scale, meet_tiles, meet_block };
+enum meeting : int { meet_qkv = 1, meet_tiles, meet_block };
 
 // Exchanges between blocks, in the order of a layer: each has a barrier that counts bytes.
 enum exchange : int { to_attention, to_merge, to_output, to_ffn, to_down, to_next, exchanges };
+
+// What twelve warps and the four others hand to each other once a layer: each has a barrier that
+// counts threads.
+enum handover : int { scales_ready, gate_up_read, handovers };
 
 // A span that a block attends to: positions first .. first + 255 of a pair, up to `position`.
 struct alignas(16) work_item {
@@ -67,10 +71,9 @@ struct memory {
   static constexpr int input = S::slots_end;                                          // B fragments
   static constexpr int units = input + S::steps_width * parts * step_bytes(S::rows);  // f32 sums
   static constexpr int unit_floats = 16 * S::rows;
-  static constexpr int best = units + warps * unit_floats * 4;  // [row][16 blocks]
+  static constexpr int chunk_ml = units + warps * unit_floats * 4;  // [items][4 chunks][8]{m, l}
   static constexpr int chunk_floats = S::group * head_dim;
-  static constexpr int items_at_once = (best - input) / (span_chunks * chunk_floats * 4);
-  static constexpr int chunk_ml = best + S::rows * blocks * 8;   // [items][4 chunks][8]{m, l}
+  static constexpr int items_at_once = (chunk_ml - input) / (span_chunks * chunk_floats * 4);
   static constexpr int angles = chunk_ml + items_at_once * 256;  // [row][64]
   static constexpr int x = angles + S::rows * head_dim * 4;      // [tile][row][16 places]
   static constexpr int x_floats = S::o_tiles * S::rows * 16;
@@ -82,7 +85,7 @@ struct memory {
   static constexpr int table = (pages + spans_read * span_pages * 4 + 15) / 16 * 16;
   static constexpr int barriers = (table + int(sizeof(tables)) + 7) / 8 * 8;
   static constexpr int output =  // B fragments
-      (barriers + (warps * barriers_a_warp + exchanges) * 8 + 127) / 128 * 128;
+      (barriers + (warps * barriers_a_warp + exchanges + handovers) * 8 + 127) / 128 * 128;
   static constexpr int overlay = output + S::steps_out * parts * step_bytes(S::rows);
 
   static constexpr int query_bytes =
@@ -98,21 +101,28 @@ struct memory {
   static constexpr int hidden_bytes = S::steps_ffn * parts * step_bytes(S::rows);
   static constexpr int span_slots = (shared_most - spans) / span_bytes;
   static constexpr int end = shared_most;
-  static_assert(hidden + hidden_bytes <= end && span_slots >= 2 * S::pairs / blocks);
+  // Sums of the twelve warps of the output projection and of down: of the first where attention has
+  // read what was there, of the second where spans have been merged.
+  static constexpr int output_units = query, down_units = spans;
+  static constexpr int tile_units_bytes = tile_warps * unit_floats * 4;
+  static_assert(output_units + tile_units_bytes <= spans && down_units + tile_units_bytes <= end);
+  static constexpr int best = spans;  // [row][16 blocks], behind all layers
+  static_assert(hidden + hidden_bytes <= spans && span_slots >= 2 * S::pairs / blocks);
   static_assert(S::pairs <= rows_most * 4 && items_at_once * S::group * 16 <= threads);
 
   // Values of the warps' chunks while attention runs: in the slots of gate-up, then in down's, and
   // where a block has more chunks in those of the output projection.
-  static constexpr int values_in_g = (S::slot_d - S::slot_g) / chunk_bytes;  // in no other
+  static constexpr int values_in_g = (S::slot_d - S::slot_g) / chunk_bytes;  // in no other slot
   static constexpr int values_beside_o = (S::slots_end - S::slot_g) / chunk_bytes;
   static constexpr int chunks_at_once =
       least(warps, values_beside_o + (S::slot_g - S::slot_o) / chunk_bytes);
   static constexpr int values(int warp) {
     return S::slot_g + (warp < values_beside_o ? warp : values_beside_o - 1 - warp) * chunk_bytes;
   }
-  // Whether a place is free as soon as gate and up are multiplied; the others are when down is.
-  static constexpr bool early(int warp) { return warp < values_in_g || warp >= values_beside_o; }
-  static_assert(chunks_at_once >= span_chunks);
+  // Places that are free only when down is multiplied, the first of warp values_in_g; the others
+  // are when gate and up are.
+  static constexpr int values_late = values_beside_o - values_in_g;
+  static_assert(chunks_at_once >= span_chunks && values_late <= tile_warps);
 };
 
 template <class S>
@@ -148,6 +158,7 @@ struct block {
   FORETOKEN_DEVICE barrier* arrival(exchange which) const {
     return reinterpret_cast<barrier*>(base() + at::barriers) + warps * barriers_a_warp + which;
   }
+  FORETOKEN_DEVICE barrier* handed(handover which) const { return arrival(exchanges) + which; }
   FORETOKEN_DEVICE std::uint32_t local(int offset) const { return shared_address(base() + offset); }
 
   // Tiles of this block in a matrix of `tiles`.

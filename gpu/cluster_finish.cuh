@@ -129,14 +129,13 @@ FORETOKEN_DEVICE void send_embedding(block<S>& b, const residual_plan& plan) {
   send_residual(b, plan, x, gains_for(b, plan, 0), 0, to_next);
 }
 
-// x += W a.
+// x += W a, whose sums are at `units`.
 template <class S>
 FORETOKEN_DEVICE void finish_residual(
-    block<S>& b, const residual_plan& plan, const f32x2& gain, int which, exchange to) {
-  using at = memory<S>;
+    block<S>& b, const residual_plan& plan, int units, const f32x2& gain, int which, exchange to) {
   f32x2 y{0, 0}, x{0, 0};
   if (plan.valid) {
-    y = finished<S::rows>(b.floats(at::units) + plan.units, 0, 0);
+    y = finished<S::rows>(b.floats(units) + plan.units, 0, 0);
     x = *reinterpret_cast<const f32x2*>(b.base() + plan.x);
   }
   send_residual(b, plan, f32x2{x.x + y.x, x.y + y.y}, gain, which, to);

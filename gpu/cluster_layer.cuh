@@ -79,8 +79,7 @@ FORETOKEN_DEVICE int row_groups(const block<S>& b) {
 }
 
 // The four other warps from attention on, and before the head. An exchange that is complete here
-// says that this block's twelve warps are through with what comes before it: slots are free, and
-// barriers have been waited for.
+// says that this block's twelve warps have waited for the barriers of what comes before it.
 template <class S>
 FORETOKEN_DEVICE void serve_ffn(block<S>& b, int layer) {
   b.forget();
@@ -92,21 +91,22 @@ FORETOKEN_DEVICE void serve_ffn(block<S>& b, int layer) {
   load_slots(b, matrix::q, layer + 1);
   await(b, to_ffn, layer);
   if (b.warp - tile_warps < row_groups(b)) row_scales(b, 1, b.warp - tile_warps);
+  barrier_arrive(b.handed(scales_ready));
   // The exchange to the down projection is still this layer's.
   const bool later = b.lane != to_down;
   if (b.warp == tile_warps && b.lane < exchanges && (later || layer > 0)) {
     arm(b, static_cast<exchange>(b.lane));
   }
   __syncwarp();
+  barrier_wait(b.handed(gate_up_read), layer & 1);  // and, before, the output projection
   if (!o_waits) load_slots(b, matrix::o, layer + 1);
-  part_sync<threads>(meet_scale);  // gate and up are multiplied
   load_early_values(b, layer + 1);
 }
 template <class S>
 FORETOKEN_DEVICE void serve_head(const block<S>& b) {
   barrier_wait(b.arrival(to_next), b.job.model.layer_count & 1);
   if (b.warp - tile_warps < row_groups(b)) row_scales(b, 0, b.warp - tile_warps);
-  part_arrive<threads>(meet_scale);
+  barrier_arrive(b.handed(scales_ready));
 }
 
 // The weights of the warp's unit, before its inputs are awaited. Warps without one decode whatever
@@ -119,18 +119,18 @@ FORETOKEN_DEVICE decoded_unit<Steps> unit_weights(
 }
 
 template <class S>
-FORETOKEN_DEVICE void keep_sums(const block<S>& b, const float (&sum)[S::columns][4]) {
-  using at = memory<S>;
-  store_unit(b.floats(at::units) + b.warp * at::unit_floats, sum, b.rows);
+FORETOKEN_DEVICE void keep_sums(const block<S>& b, int units, const float (&sum)[S::columns][4]) {
+  store_unit(b.floats(units) + b.warp * memory<S>::unit_floats, sum, b.rows);
 }
-// One unit by every warp, from weights that are ready.
+// One unit by every warp, from weights that are ready; its sums go to `units`.
 template <class S, int Steps>
 FORETOKEN_DEVICE void product(const block<S>& b,
+                              int units,
                               const decoded_unit<Steps>& weights,
                               const lane_inputs& inputs) {
   float sum[S::columns][4] = {};
   multiply<S::rows>(sum, weights, inputs);
-  keep_sums(b, sum);
+  keep_sums(b, units, sum);
 }
 
 // Where the warp's segment begins for this lane.
@@ -168,18 +168,15 @@ FORETOKEN_DEVICE lane_inputs output_inputs(const block<S>& b) {
 template <class S, class Watch>
 FORETOKEN_DEVICE void attention_half(
     block<S>& b, const qkv_plan& plan, int layer, int& values_phase, Watch& watch) {
-  const int chunk = chunk_of(b, 0);
-  const bool late = layer > 0 && !memory<S>::early(b.warp);
-  if (late && b.warp < tile_warps) load_values(b, chunk, layer);  // down is multiplied
+  if (layer > 0 && b.warp < tile_warps) load_late_values(b, layer);  // down is multiplied
   lines l;
-  load_keys<0, 2>(b, l, chunk, layer);
+  load_keys<0, 2>(b, l, chunk_of(b, 0), layer);
   const auto weights = unit_weights<S::steps_width>(b, matrix::q, q_arrives, layer, duties_of(b).q);
   await(b, to_next, layer);
-  if (late && b.warp >= tile_warps) load_values(b, chunk_of(b, 0), layer);
   watch.lap();
   // First the scales, which take long and little of the issue slots.
   if (warps - 1 - b.warp < row_groups(b)) row_scales(b, 0, warps - 1 - b.warp);
-  if (duties_of(b).q) product(b, weights, qkv_inputs(b));
+  if (duties_of(b).q) product(b, memory<S>::units, weights, qkv_inputs(b));
   part_sync<threads>(meet_qkv);
   b.forget();
   watch.lap();
@@ -219,10 +216,10 @@ FORETOKEN_DEVICE void output_product(block<S>& b,
   await(b, to_output, layer);
   b.forget();
   watch.lap();
-  if (duties_of(b).o) product(b, weights, output_inputs(b));
+  if (duties_of(b).o) product(b, memory<S>::output_units, weights, output_inputs(b));
   part_sync<tile_threads>(meet_tiles);
   b.forget();
-  finish_residual(b, plan, gain, 1, to_ffn);
+  finish_residual(b, plan, memory<S>::output_units, gain, 1, to_ffn);
   watch.lap();
 }
 
@@ -240,7 +237,8 @@ FORETOKEN_DEVICE void hidden_product(block<S>& b, int layer, Watch& watch) {
       return static_cast<const char*>(slot_of(b, matrix::g, s));
     });
   }
-  part_sync<threads>(meet_scale);
+  barrier_arrive(b.handed(gate_up_read));
+  barrier_wait(b.handed(scales_ready), layer & 1);
   watch.lap();
   if (duties_of(b).g) finish_hidden(b, total);
   watch.lap();
@@ -262,11 +260,11 @@ FORETOKEN_DEVICE void down_product(block<S>& b,
     unit_reader<S::steps_ffn, S::rows> reader[1] = {
         {slot_of(b, matrix::d), hidden_inputs(b), b.warp % parts, b.lane}};
     unit_sums(sum, reader);
-    keep_sums(b, sum[0]);
+    keep_sums(b, memory<S>::down_units, sum[0]);
   }
   part_sync<tile_threads>(meet_tiles);
   b.forget();
-  finish_residual(b, plan, gain, 0, to_next);
+  finish_residual(b, plan, memory<S>::down_units, gain, 0, to_next);
   watch.lap();
 }
 
@@ -313,7 +311,7 @@ FORETOKEN_DEVICE void run_head(block<S>& b) {
     }
     __syncwarp();
     barrier_wait(b.arrival(to_next), b.job.model.layer_count & 1);
-    part_sync<threads>(meet_scale);
+    barrier_wait(b.handed(scales_ready), b.job.model.layer_count & 1);
     head_tiles(b, best, duties_of(b).g ? b.job.model.layer_count : 0);
   } else {
     serve_head(b);

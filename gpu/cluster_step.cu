@@ -19,13 +19,15 @@
 // To the output projection, the FFN, down and next every block sends, or waits for what needs every
 // block: a block that has one of these four complete knows that all blocks have done what comes
 // before it. Each of the two others lies between two of them. So a value of layer l + 1 can only be
-// sent when all blocks have used that buffer's value of layer l. Inside a block the barrier before
-// a product orders the threads that finished the product before it; behind down there is none, and
-// the values sent to the next layer do that. What shares memory within a layer: results of chunks
-// stand in inputs and sums of q, k, v until every span is sent, which to_output says; hidden values
-// stand in what attention read and gave, which to_ffn says is multiplied everywhere; values of
-// attention stand in slots from the end of gate-up, or down, to that of attention, behind which
-// these slots are filled anew.
+// sent when all blocks have used that buffer's value of layer l. Inside a block barriers of threads
+// stand between what reads a place and what stores there next, or starts a copy to it: one behind
+// q, k, v and in each turn of attention, one of twelve warps in the output projection and in down,
+// and two hand-overs between these and the four others in gate-up; sums of products that follow
+// each other have places of their own. What shares memory within a layer: results of chunks stand
+// in inputs and sums of q, k, v, sums of the output projection in queries, hidden values in these
+// and in what attention gave, which to_ffn says is multiplied everywhere, sums of down in spans;
+// values of attention stand in slots from the end of gate-up, or down, to that of attention, behind
+// which these slots are filled anew.
 //
 // SmolLM2-135M, W4: 76 MB of layers and 18 MB of head a step and cluster, most of them out of the
 // L2 cache when lanes run in step; 23 KB of keys and values a position and row. Products: 216 MFLOP

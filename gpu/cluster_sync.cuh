@@ -9,26 +9,11 @@
 
 namespace foretoken::gpu::cluster {
 
-using barrier = std::uint64_t;  // in shared memory, 8-byte aligned
-
-FORETOKEN_DEVICE void barrier_init(barrier* b) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0],1;" ::"r"(shared_address(b)) : "memory");
-}
 // Arms the current phase: it completes when `bytes` have arrived. Bytes may come before the call.
 FORETOKEN_DEVICE void barrier_expect(barrier* b, std::uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _,[%0],%1;" ::"r"(shared_address(b)),
                "r"(bytes)
                : "memory");
-}
-// Acquires at the scope of the block: the bytes counted are in its own shared memory. (Cluster
-// scope would throw away the first-level cache at every wait.)
-FORETOKEN_DEVICE void barrier_wait(barrier* b, int parity) {
-  asm volatile(
-      "{ .reg .pred p; L%=: mbarrier.try_wait.parity.shared::cta.b64 p,[%0],%1;"
-      " @p bra D%=; bra L%=; D%=: }" ::"r"(shared_address(b)),
-      "r"(parity)
-      : "memory");
-  __syncwarp();  // lanes may leave the loop apart, and would stay apart
 }
 // Barrier inits become visible to the copy engine and, after a cluster barrier, to the cluster.
 FORETOKEN_DEVICE void fence_barrier_init() {

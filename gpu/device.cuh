@@ -51,6 +51,11 @@ struct alignas(16) f32x4 {
   float x, y, z, w;
 };
 
+// A barrier in shared memory (mbarrier): `count` arrivals end its phase and begin the next. What a
+// thread did before it arrived is seen by those who have waited for the phase's end; parity: the
+// number of the phase modulo 2. Initialised by one thread, before a block_sync. Waits: full warps.
+using barrier = std::uint64_t;
+
 #if defined(__CUDACC__)
 
 FORETOKEN_DEVICE int thread_index() {
@@ -80,15 +85,11 @@ FORETOKEN_DEVICE void block_sync() {
 FORETOKEN_DEVICE void warp_sync() {
   __syncwarp();
 }
-// Barriers of some of a block's warps, `Threads` threads in all: id 1..15. Who arrives does not
-// wait, and what it wrote before is seen by those who do.
+// Barriers of some of a block's warps, `Threads` threads in all, at one place of the code:
+// id 1..15.
 template <int Threads>
 FORETOKEN_DEVICE void part_sync(int id) {
   asm volatile("bar.sync %0,%1;" ::"r"(id), "n"(Threads) : "memory");
-}
-template <int Threads>
-FORETOKEN_DEVICE void part_arrive(int id) {
-  asm volatile("bar.arrive %0,%1;" ::"r"(id), "n"(Threads) : "memory");
 }
 FORETOKEN_DEVICE std::uint32_t shuffle(std::uint32_t value, int lane) {
   return __shfl_sync(0xFFFFFFFFu, value, lane);
@@ -125,6 +126,30 @@ FORETOKEN_DEVICE void mma(float (&d)[4], const std::uint32_t (&a)[4], const std:
 FORETOKEN_DEVICE std::uint32_t shared_address(const void* shared) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
 }
+
+FORETOKEN_DEVICE void barrier_init(barrier* b, int count) {
+  asm volatile("mbarrier.init.shared.b64 [%0],%1;" ::"r"(shared_address(b)), "r"(count) : "memory");
+}
+FORETOKEN_DEVICE void barrier_arrive(barrier* b) {
+  asm volatile(
+      "{ .reg .b64 phase; mbarrier.arrive.shared.b64 phase,[%0]; }" ::"r"(shared_address(b))
+      : "memory");
+}
+// Acquires at the scope of the block. (A cluster's would throw away the first-level cache at every
+// wait.)
+FORETOKEN_DEVICE void barrier_wait(barrier* b, int parity) {
+  asm volatile(
+#if __CUDA_ARCH__ >= 900
+      "{ .reg .pred p; L%=: mbarrier.try_wait.parity.shared::cta.b64 p,[%0],%1;"
+#else
+      "{ .reg .pred p; L%=: mbarrier.test_wait.parity.shared.b64 p,[%0],%1;"
+#endif
+      " @p bra D%=; bra L%=; D%=: }" ::"r"(shared_address(b)),
+      "r"(parity)
+      : "memory");
+  __syncwarp();  // lanes may leave the loop apart, and would stay apart
+}
+
 // Four 8 x 8 matrices of 16-bit values; lane 8m + r gives the address of row r of matrix m.
 FORETOKEN_DEVICE void load_matrices_4(std::uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3},[%4];"
@@ -299,11 +324,17 @@ inline void warp_sync(FORETOKEN_PLACE_ONLY) {
 }
 template <int Threads>
 inline void part_sync(int id FORETOKEN_PLACE) {
-  spmd::part_barrier(static_cast<unsigned>(id), Threads, true, here);
+  spmd::part_barrier(static_cast<unsigned>(id), Threads, here);
 }
-template <int Threads>
-inline void part_arrive(int id FORETOKEN_PLACE) {
-  spmd::part_barrier(static_cast<unsigned>(id), Threads, false, here);
+inline void barrier_init(barrier* b, int count FORETOKEN_PLACE) {
+  spmd::barrier_init(b, static_cast<unsigned>(count), here);
+}
+inline void barrier_arrive(barrier* b FORETOKEN_PLACE) {
+  spmd::barrier_arrive(b, here);
+}
+inline void barrier_wait(barrier* b, int parity FORETOKEN_PLACE) {
+  spmd::barrier_wait(b, parity, here);
+  warp_sync(here);
 }
 inline std::uint32_t float_bits(float x) {
   return std::bit_cast<std::uint32_t>(x);

@@ -55,7 +55,7 @@ constexpr std::size_t stack_bytes = 64u << 10;
 constexpr std::size_t guard_bytes = 4u << 10;
 constexpr unsigned warp_lanes = 32;
 
-enum class state { ready, at_barrier, at_part, at_warp, done };
+enum class state { ready, at_barrier, at_part, at_shared, at_warp, done };
 
 struct queued_copy {
   void* to;
@@ -72,9 +72,17 @@ struct fiber {
   place where{"", 0};
   warp_function function = nullptr;
   void* brought = nullptr;
-  unsigned part = 0;                            // the barrier it waits at
+  unsigned part = 0;                            // the barrier it waits at,
+  const std::uint64_t* shared = nullptr;        // or the one in shared memory
   std::vector<queued_copy> open;                // copies not yet committed
   std::deque<std::vector<queued_copy>> groups;  // committed, oldest first
+};
+
+// A barrier in shared memory, where its number of phases stands.
+struct shared_barrier {
+  std::uint64_t* at;
+  unsigned count, missing;
+  std::uint64_t phases = 0;
 };
 
 struct running_block {
@@ -84,6 +92,7 @@ struct running_block {
   std::size_t shared_bytes = 0;
   const std::function<void()>* body = nullptr;
   std::array<unsigned, 16> arrived{};  // at each barrier of a part
+  std::vector<shared_barrier> barriers;
   std::vector<fiber> fibers;
   fiber* current = nullptr;
   void* scheduler_pointer = nullptr;
@@ -173,6 +182,7 @@ const char* state_name(state now) {
   switch (now) {
     case state::at_barrier: return "at a block barrier";
     case state::at_part: return "at a barrier of a part";
+    case state::at_shared: return "at a barrier in shared memory";
     case state::at_warp: return "at a warp operation";
     case state::done: return "done";
     case state::ready: break;
@@ -194,7 +204,7 @@ bool open_barrier() {
   unsigned waiting = 0;
   for (const fiber& one : block_->fibers) {
     if (one.now == state::done) continue;
-    if (one.now == state::at_warp || one.now == state::at_part) {
+    if (one.now != state::at_barrier) {
       block_->failure = describe("deadlock", one);
       return false;
     }
@@ -206,8 +216,9 @@ bool open_barrier() {
     ++waiting;
   }
   if (first == nullptr) {  // all done
-    const bool left = std::ranges::any_of(block_->arrived, [](unsigned n) { return n != 0; });
-    if (left) block_->failure = describe("a barrier of a part nobody opened", block_->fibers[0]);
+    const bool left = std::ranges::any_of(
+        block_->barriers, [](const shared_barrier& b) { return b.missing != b.count; });
+    if (left) block_->failure = describe("a barrier nobody opened", block_->fibers[0]);
     return false;
   }
   if (waiting != block_->threads) {
@@ -272,6 +283,7 @@ std::string run(extent grid,
     poison(shared.get() + shared_bytes, (bytes + 127) / 128 * 128 - shared_bytes);
     running.shared = shared.get();
     running.arrived.fill(0);
+    running.barriers.clear();
     for (unsigned i = 0; i < running.threads; ++i) prepare(running.fibers[i], i);
     run_block(random);
     unpoison(shared.get(), (bytes + 127) / 128 * 128);
@@ -304,6 +316,13 @@ void fail(const char* message, place here) {
   std::abort();
 }
 
+shared_barrier& barrier_at(const std::uint64_t* at, place here) {
+  const auto found = std::ranges::find(block_->barriers, at, &shared_barrier::at);
+  if (found == block_->barriers.end()) fail("a barrier that nobody initialised", here);
+  if (*at != found->phases) fail("a barrier that was written over", here);
+  return *found;
+}
+
 void block_barrier(place here) {
   fiber* const me = block_->current;
   me->where = here;
@@ -311,20 +330,42 @@ void block_barrier(place here) {
   leave();
 }
 
-void part_barrier(unsigned id, unsigned threads, bool waits, place here) {
+void part_barrier(unsigned id, unsigned threads, place here) {
   fiber* const me = block_->current;
   if (id < 1 || id >= block_->arrived.size()) fail("a barrier that does not exist", here);
   me->where = here;
   me->part = id;
-  if (waits) me->now = state::at_part;
-  if (++block_->arrived[id] < threads) {
-    if (waits) leave();
-    return;
-  }
+  me->now = state::at_part;
+  if (++block_->arrived[id] < threads) return leave();
   block_->arrived[id] = 0;
   for (fiber& one : block_->fibers) {
     if (one.now == state::at_part && one.part == id) one.now = state::ready;
   }
+}
+
+void barrier_init(std::uint64_t* at, unsigned count, place here) {
+  block_->current->where = here;
+  *at = 0;
+  block_->barriers.push_back({at, count, count});
+}
+
+void barrier_arrive(std::uint64_t* at, place here) {
+  shared_barrier& barrier = barrier_at(at, here);
+  if (--barrier.missing > 0) return;
+  barrier.missing = barrier.count;
+  *at = ++barrier.phases;
+  for (fiber& one : block_->fibers) {
+    if (one.now == state::at_shared && one.shared == at) one.now = state::ready;
+  }
+}
+
+void barrier_wait(const std::uint64_t* at, int parity, place here) {
+  fiber* const me = block_->current;
+  if (barrier_at(at, here).phases % 2 != static_cast<unsigned>(parity)) return;
+  me->where = here;
+  me->shared = at;
+  me->now = state::at_shared;
+  leave();
 }
 
 // The last lane to come does the work of all.

@@ -48,8 +48,13 @@ extent grid_extent();
 unsigned char* shared_memory();
 
 void block_barrier(place here);
-// Opens when `threads` threads have come; who does not wait goes on at once. id 1..15.
-void part_barrier(unsigned id, unsigned threads, bool waits, place here);
+// Opens when `threads` threads have come. id 1..15.
+void part_barrier(unsigned id, unsigned threads, place here);
+
+// Barriers in shared memory, see device.cuh.
+void barrier_init(std::uint64_t* at, unsigned count, place here);
+void barrier_arrive(std::uint64_t* at, place here);
+void barrier_wait(const std::uint64_t* at, int parity, place here);
 
 // What a warp operation gets from its 32 lanes: one pointer each to what they brought.
 using warp_function = void (*)(void* const lanes[32]);

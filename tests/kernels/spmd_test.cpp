@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The emulator finds the faults it is there for.
 #include <doctest/doctest.h>
+#include <cstring>
 
 #include <numeric>
 #include <string>
@@ -99,31 +100,66 @@ TEST_CASE("spmd: barriers at two lines, lost lanes and deadlocks are named") {
   }
 }
 
-TEST_CASE("spmd: barriers of a part open again and again; what is missing or left over is named") {
+TEST_CASE("spmd: barriers of a part open again and again; what is missing is named") {
   for (const schedule order : orders) {
     spmd::use_schedule(order, 5);
-    int sum = 0;
+    int written = -1, seen = 0;
     const std::string good = spmd::run({1}, {96}, 0, [&] {
+      if (thread_index() >= 64) return;
       for (int i = 0; i < 3; ++i) {
-        if (thread_index() == 0) sum += i;
-        if (thread_index() < 32) part_arrive<64>(3);
-        if (thread_index() >= 32 && thread_index() < 64) part_sync<64>(3);
-        block_sync();
-        if (thread_index() == 40 && sum == (i + 1) * i / 2) sum += 0;
+        if (thread_index() == 0) written = i;
+        part_sync<64>(3);
+        if (thread_index() == 40 && written == i) ++seen;
+        part_sync<64>(4);
       }
     });
     CHECK(good == "");
-    CHECK(sum == 3);
+    CHECK(seen == 3);
     const std::string missing = spmd::run({1}, {64}, 0, [] {
       if (thread_index() >= 32) part_sync<64>(1);
     });
     CHECK(missing.find("deadlock") != std::string::npos);
-    const std::string spare = spmd::run({1}, {64}, 0, [] {
-      if (thread_index() < 32) part_arrive<64>(1);
-    });
-    CHECK(spare.find("nobody opened") != std::string::npos);
     const std::string unknown = spmd::run({1}, {32}, 0, [] { part_sync<32>(0); });
     CHECK(unknown.find("does not exist") != std::string::npos);
+  }
+}
+
+TEST_CASE("spmd: barriers in shared memory hand over in turn; what is wrong with them is named") {
+  const auto at = [](int n) { return reinterpret_cast<barrier*>(shared_memory()) + n; };
+  for (const schedule order : orders) {
+    spmd::use_schedule(order, 5);
+    std::vector<int> turns;
+    // Three warps add their numbers in turn, twice; each is handed over by the one before it.
+    const std::string good = spmd::run({1}, {96}, 24, [&] {
+      const int warp = thread_index() / 32;
+      if (thread_index() < 3) barrier_init(at(thread_index()), 32);
+      block_sync();
+      for (int number = warp; number < 6; number += 3) {
+        if (number > 0) barrier_wait(at(warp), (number - 1) / 3 % 2);
+        if (thread_index() % 32 == 7) turns.push_back(number);
+        if (number < 5) barrier_arrive(at((warp + 1) % 3));
+      }
+    });
+    CHECK(good == "");
+    CHECK(turns == std::vector{0, 1, 2, 3, 4, 5});
+    const auto first = [&](auto&& then, int count = 2) {
+      return spmd::run({1}, {32}, 8, [&] {
+        if (thread_index() == 0) barrier_init(at(0), count);
+        block_sync();
+        then();
+      });
+    };
+    const std::string missing = first([&] { barrier_wait(at(0), 0); });
+    CHECK(missing.find("deadlock") != std::string::npos);
+    const std::string spare = first([&] { barrier_arrive(at(0)); }, 33);
+    CHECK(spare.find("nobody opened") != std::string::npos);
+    const std::string lost = first([&] {
+      std::memset(shared_memory(), 9, 8);
+      barrier_arrive(at(0));
+    });
+    CHECK(lost.find("written over") != std::string::npos);
+    const std::string none = spmd::run({1}, {32}, 8, [&] { barrier_arrive(at(0)); });
+    CHECK(none.find("nobody initialised") != std::string::npos);
   }
 }
 
