@@ -376,7 +376,7 @@ FORETOKEN_DEVICE void attend(const block<S>& b, lines& l, int layer, int& values
       attend_chunk(b, l, chunk, chunk - first * span_chunks, values_phase);
       values_phase ^= 1;
     }
-    part_sync<threads>(meet_block);
+    part_sync<threads>(meet_chunks);
     const int n = b.thread / (S::group * 16);
     if (first + n < t.first_item[turn + 1]) {
       send_span(b, n, b.thread % (S::group * 16), t.item[first + n]);
@@ -385,7 +385,7 @@ FORETOKEN_DEVICE void attend(const block<S>& b, lines& l, int layer, int& values
     if (turn + 1 == t.turns) break;
     load_values(b, chunk_of(b, turn + 1), layer);
     load_keys<0, chunk_pages>(b, l, chunk_of(b, turn + 1), layer);
-    part_sync<threads>(meet_block);  // the results are folded
+    part_sync<threads>(meet_folded);
   }
 }
 

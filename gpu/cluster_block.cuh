@@ -23,8 +23,17 @@ constexpr int chunk_bytes = chunk_positions * head_dim * 2;  // of keys, or of v
 static_assert(spans_most * span_chunks <= 128);
 constexpr int shared_most = 227 * 1024;
 
-// Barriers of a block's parts (part_sync).
-enum meeting : int { meet_qkv = 1, meet_tiles, meet_block };
+// Barriers of a block's parts (part_sync). Meetings that follow each other have different ones, so
+// that racecheck tells them apart.
+enum meeting : int {
+  meet_qkv = 1,
+  meet_queries,
+  meet_chunks,
+  meet_folded,
+  meet_output,
+  meet_down,
+  meet_best
+};
 
 // Exchanges between blocks, in the order of a layer: each has a barrier that counts bytes.
 enum exchange : int { to_attention, to_merge, to_output, to_ffn, to_down, to_next, exchanges };

@@ -110,7 +110,7 @@ FORETOKEN_DEVICE void send_best(const block<S>& b, const best_of_rows<S>& best) 
       }
     }
   }
-  part_sync<threads>(meet_block);
+  part_sync<threads>(meet_best);
   if (b.thread >= b.rows) return;
   std::uint64_t one = 0;
   for (int w = 0; w < tile_warps; ++w) one = better(one, of_warps[b.thread * 16 + w]);

@@ -189,8 +189,7 @@ FORETOKEN_DEVICE void attention_half(
   if (b.table().bytes[to_attention] > 0) {
     await(b, to_attention, layer);
     b.forget();
-    part_sync<threads>(
-        meet_block);  // results of chunks take the place of inputs and sums of q, k, v
+    part_sync<threads>(meet_queries);  // chunks' results take the place of inputs, sums of q, k, v
     watch.lap();
     attend(b, l, layer, values_phase);
   }
@@ -217,7 +216,7 @@ FORETOKEN_DEVICE void output_product(block<S>& b,
   b.forget();
   watch.lap();
   if (duties_of(b).o) product(b, memory<S>::output_units, weights, output_inputs(b));
-  part_sync<tile_threads>(meet_tiles);
+  part_sync<tile_threads>(meet_output);
   b.forget();
   finish_residual(b, plan, memory<S>::output_units, gain, 1, to_ffn);
   watch.lap();
@@ -262,7 +261,7 @@ FORETOKEN_DEVICE void down_product(block<S>& b,
     unit_sums(sum, reader);
     keep_sums(b, memory<S>::down_units, sum[0]);
   }
-  part_sync<tile_threads>(meet_tiles);
+  part_sync<tile_threads>(meet_down);
   b.forget();
   finish_residual(b, plan, memory<S>::down_units, gain, 0, to_next);
   watch.lap();
