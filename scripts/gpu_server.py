@@ -4,12 +4,16 @@
 import os
 import pathlib
 import re
+import select
 import subprocess
 import tempfile
 import time
 import urllib.request
 
 from gpu_programs import loaded, run
+
+
+START_SECONDS = 120
 
 
 class Server:
@@ -23,7 +27,9 @@ class Server:
             text=True)
         Server.begun.append(self)
         begun = time.monotonic()
-        line = self.process.stdout.readline()
+        # One that hangs while it loads is not ready, and the stage says so.
+        speaks, _, _ = select.select([self.process.stdout], [], [], START_SECONDS)
+        line = self.process.stdout.readline() if speaks else ""
         self.ready_seconds = time.monotonic() - begun
         found = re.search(r"http=(\S+) tcp=(\S+)", line)
         self.http, self.tcp = found.groups() if found else (None, None)
