@@ -108,6 +108,7 @@ attend_large(const large_job job) {
   feed.start();
   query_fragments<Tile> q;
   q.load(columns);
+  // Queries are there, and barriers.
   if constexpr (Tile::shares_queries || barriers::there) block_sync();
   column_sums<Tile> span;
   FORETOKEN_UNROLL_BY(1)

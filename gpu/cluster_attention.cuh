@@ -132,8 +132,8 @@ FORETOKEN_DEVICE void load_early_values(const block<S>& b, int layer) {
   __syncwarp();
 }
 
-// Of those whose places are free when down is multiplied, by the twelve warps; its finishers are
-// the first of them.
+// Of those whose places are free when down is multiplied, by the last of the
+// twelve warps: the first finish the product.
 template <class S>
 FORETOKEN_DEVICE void load_late_values(const block<S>& b, int layer) {
   using at = memory<S>;

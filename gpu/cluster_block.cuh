@@ -23,8 +23,7 @@ constexpr int chunk_bytes = chunk_positions * head_dim * 2;  // of keys, or of v
 static_assert(spans_most * span_chunks <= 128);
 constexpr int shared_most = 227 * 1024;
 
-// Barriers of a block's parts (part_sync). Meetings that follow each other have different ones, so
-// that racecheck tells them apart.
+// Barriers of a block's parts (part_sync). Where a block attends, no two in a row are the same one.
 enum meeting : int {
   meet_qkv = 1,
   meet_queries,
@@ -38,8 +37,8 @@ enum meeting : int {
 // Exchanges between blocks, in the order of a layer: each has a barrier that counts bytes.
 enum exchange : int { to_attention, to_merge, to_output, to_ffn, to_down, to_next, exchanges };
 
-// What twelve warps and the four others hand to each other once a layer: each has a barrier that
-// counts threads.
+// What twelve warps and the four others hand to each other once a layer, scales once more before
+// the head: each has a barrier that counts threads.
 enum handover : int { scales_ready, gate_up_read, handovers };
 
 // A span that a block attends to: positions first .. first + 255 of a pair, up to `position`.
@@ -77,8 +76,9 @@ template <class S>
 struct memory {
   // In this order, because results of chunks take the place of input and units while attention
   // runs.
-  static constexpr int input = S::slots_end;                                          // B fragments
-  static constexpr int units = input + S::steps_width * parts * step_bytes(S::rows);  // f32 sums
+  static constexpr int input = S::slots_end;  // B fragments
+  static constexpr int units =
+      input + S::steps_width * parts * step_bytes(S::rows);  // sums of q, k, v
   static constexpr int unit_floats = 16 * S::rows;
   static constexpr int chunk_ml = units + warps * unit_floats * 4;  // [items][4 chunks][8]{m, l}
   static constexpr int chunk_floats = S::group * head_dim;

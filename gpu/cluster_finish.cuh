@@ -129,13 +129,17 @@ FORETOKEN_DEVICE void send_embedding(block<S>& b, const residual_plan& plan) {
   send_residual(b, plan, x, gains_for(b, plan, 0), 0, to_next);
 }
 
-// x += W a, whose sums are at `units`.
+// x += W a, whose sums are at `sums_at`.
 template <class S>
-FORETOKEN_DEVICE void finish_residual(
-    block<S>& b, const residual_plan& plan, int units, const f32x2& gain, int which, exchange to) {
+FORETOKEN_DEVICE void finish_residual(block<S>& b,
+                                      const residual_plan& plan,
+                                      int sums_at,
+                                      const f32x2& gain,
+                                      int which,
+                                      exchange to) {
   f32x2 y{0, 0}, x{0, 0};
   if (plan.valid) {
-    y = finished<S::rows>(b.floats(units) + plan.units, 0, 0);
+    y = finished<S::rows>(b.floats(sums_at) + plan.units, 0, 0);
     x = *reinterpret_cast<const f32x2*>(b.base() + plan.x);
   }
   send_residual(b, plan, f32x2{x.x + y.x, x.y + y.y}, gain, which, to);
@@ -239,7 +243,7 @@ FORETOKEN_DEVICE void finish_qkv(block<S>& b, const qkv_plan& p, std::uint16_t* 
   const int row = valid ? p.row : 0;
   f32x2 y{0, 0};
   if (valid) y = finished<S::rows>(b.floats(at::units) + p.units, 0, 0);
-  const float scale = b.floats(at::scale)[row];
+  const float scale = valid ? b.floats(at::scale)[row] : 0.0f;
   y.x *= scale;
   y.y *= scale;
   const f32x2 turned = rotated(b, y, b.thread & 3, p.angle, row);

@@ -98,7 +98,8 @@ FORETOKEN_DEVICE void serve_ffn(block<S>& b, int layer) {
     arm(b, static_cast<exchange>(b.lane));
   }
   __syncwarp();
-  barrier_wait(b.handed(gate_up_read), layer & 1);  // and, before, the output projection
+  // Gate and up are multiplied and, before them, the output projection.
+  barrier_wait(b.handed(gate_up_read), layer & 1);
   if (!o_waits) load_slots(b, matrix::o, layer + 1);
   load_early_values(b, layer + 1);
 }
@@ -119,18 +120,18 @@ FORETOKEN_DEVICE decoded_unit<Steps> unit_weights(
 }
 
 template <class S>
-FORETOKEN_DEVICE void keep_sums(const block<S>& b, int units, const float (&sum)[S::columns][4]) {
-  store_unit(b.floats(units) + b.warp * memory<S>::unit_floats, sum, b.rows);
+FORETOKEN_DEVICE void keep_sums(const block<S>& b, int sums_at, const float (&sum)[S::columns][4]) {
+  store_unit(b.floats(sums_at) + b.warp * memory<S>::unit_floats, sum, b.rows);
 }
-// One unit by every warp, from weights that are ready; its sums go to `units`.
+// One unit by every warp, from weights that are ready; its sums go to `sums_at`.
 template <class S, int Steps>
 FORETOKEN_DEVICE void product(const block<S>& b,
-                              int units,
+                              int sums_at,
                               const decoded_unit<Steps>& weights,
                               const lane_inputs& inputs) {
   float sum[S::columns][4] = {};
   multiply<S::rows>(sum, weights, inputs);
-  keep_sums(b, units, sum);
+  keep_sums(b, sums_at, sum);
 }
 
 // Where the warp's segment begins for this lane.

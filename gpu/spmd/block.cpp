@@ -82,7 +82,13 @@ struct fiber {
 struct shared_barrier {
   std::uint64_t* at;
   unsigned count, missing;
+  place where;  // of its initialisation
   std::uint64_t phases = 0;
+};
+// What the threads at a barrier of a part came with.
+struct part_meeting {
+  unsigned arrived = 0, threads = 0;
+  place where{"", 0};
 };
 
 struct running_block {
@@ -91,7 +97,7 @@ struct running_block {
   unsigned char* shared = nullptr;
   std::size_t shared_bytes = 0;
   const std::function<void()>* body = nullptr;
-  std::array<unsigned, 16> arrived{};  // at each barrier of a part
+  std::array<part_meeting, 16> parts{};
   std::vector<shared_barrier> barriers;
   std::vector<fiber> fibers;
   fiber* current = nullptr;
@@ -216,9 +222,11 @@ bool open_barrier() {
     ++waiting;
   }
   if (first == nullptr) {  // all done
-    const bool left = std::ranges::any_of(
-        block_->barriers, [](const shared_barrier& b) { return b.missing != b.count; });
-    if (left) block_->failure = describe("a barrier nobody opened", block_->fibers[0]);
+    for (const shared_barrier& b : block_->barriers) {
+      if (b.missing == b.count) continue;
+      block_->fibers[0].where = b.where;
+      block_->failure = describe("a barrier nobody opened", block_->fibers[0]);
+    }
     return false;
   }
   if (waiting != block_->threads) {
@@ -244,6 +252,22 @@ void run_block(std::mt19937& random) {
     }
     if (!moved && !open_barrier()) return;
   }
+}
+
+// In shared memory, and aligned to its size.
+void require_shared(const void* at, std::size_t bytes, place here) {
+  const auto offset = static_cast<const unsigned char*>(at) - block_->shared;
+  if (offset < 0 || static_cast<std::size_t>(offset) + bytes > block_->shared_bytes) {
+    fail("beyond shared memory", here);
+  }
+  if (reinterpret_cast<std::uintptr_t>(at) % bytes != 0) fail("not aligned", here);
+}
+
+shared_barrier& barrier_at(const std::uint64_t* at, place here) {
+  const auto found = std::ranges::find(block_->barriers, at, &shared_barrier::at);
+  if (found == block_->barriers.end()) fail("a barrier that nobody initialised", here);
+  if (*at != found->phases) fail("a barrier that was written over", here);
+  return *found;
 }
 
 }  // namespace
@@ -282,7 +306,7 @@ std::string run(extent grid,
     std::memset(shared.get(), 0xFF, (bytes + 127) / 128 * 128);  // NaN in every format
     poison(shared.get() + shared_bytes, (bytes + 127) / 128 * 128 - shared_bytes);
     running.shared = shared.get();
-    running.arrived.fill(0);
+    running.parts.fill({});
     running.barriers.clear();
     for (unsigned i = 0; i < running.threads; ++i) prepare(running.fibers[i], i);
     run_block(random);
@@ -316,13 +340,6 @@ void fail(const char* message, place here) {
   std::abort();
 }
 
-shared_barrier& barrier_at(const std::uint64_t* at, place here) {
-  const auto found = std::ranges::find(block_->barriers, at, &shared_barrier::at);
-  if (found == block_->barriers.end()) fail("a barrier that nobody initialised", here);
-  if (*at != found->phases) fail("a barrier that was written over", here);
-  return *found;
-}
-
 void block_barrier(place here) {
   fiber* const me = block_->current;
   me->where = here;
@@ -332,21 +349,30 @@ void block_barrier(place here) {
 
 void part_barrier(unsigned id, unsigned threads, place here) {
   fiber* const me = block_->current;
-  if (id < 1 || id >= block_->arrived.size()) fail("a barrier that does not exist", here);
+  if (id < 1 || id >= block_->parts.size()) fail("a barrier that does not exist", here);
+  part_meeting& meeting = block_->parts[id];
+  if (meeting.arrived == 0) meeting = {0, threads, here};
+  if (meeting.threads != threads || meeting.where.line != here.line) {
+    fail("a barrier of a part reached at different places", here);
+  }
   me->where = here;
   me->part = id;
   me->now = state::at_part;
-  if (++block_->arrived[id] < threads) return leave();
-  block_->arrived[id] = 0;
+  if (++meeting.arrived < threads) return leave();
+  meeting.arrived = 0;
   for (fiber& one : block_->fibers) {
     if (one.now == state::at_part && one.part == id) one.now = state::ready;
   }
 }
 
 void barrier_init(std::uint64_t* at, unsigned count, place here) {
-  block_->current->where = here;
+  require_shared(at, sizeof *at, here);
+  if (count == 0) fail("a barrier without arrivals", here);
+  if (std::ranges::find(block_->barriers, at, &shared_barrier::at) != block_->barriers.end()) {
+    fail("a barrier initialised twice", here);
+  }
   *at = 0;
-  block_->barriers.push_back({at, count, count});
+  block_->barriers.push_back({at, count, count, here});
 }
 
 void barrier_arrive(std::uint64_t* at, place here) {
@@ -361,11 +387,13 @@ void barrier_arrive(std::uint64_t* at, place here) {
 
 void barrier_wait(const std::uint64_t* at, int parity, place here) {
   fiber* const me = block_->current;
-  if (barrier_at(at, here).phases % 2 != static_cast<unsigned>(parity)) return;
+  const std::uint64_t before = barrier_at(at, here).phases;
+  if (before % 2 != static_cast<unsigned>(parity)) return;
   me->where = here;
   me->shared = at;
   me->now = state::at_shared;
   leave();
+  if (barrier_at(at, here).phases > before + 1) fail("a wait that missed its phase", here);
 }
 
 // The last lane to come does the work of all.
@@ -391,14 +419,8 @@ void warp_rendezvous(warp_function function, void* brought, place here) {
 }
 
 void copy_async(void* shared, const void* global, std::size_t bytes, place here) {
-  const auto at = static_cast<unsigned char*>(shared) - block_->shared;
-  if (at < 0 || static_cast<std::size_t>(at) + bytes > block_->shared_bytes) {
-    fail("an asynchronous copy beyond shared memory", here);
-  }
-  if (reinterpret_cast<std::uintptr_t>(shared) % bytes != 0 ||
-      reinterpret_cast<std::uintptr_t>(global) % bytes != 0) {
-    fail("an asynchronous copy that is not aligned", here);
-  }
+  require_shared(shared, bytes, here);
+  if (reinterpret_cast<std::uintptr_t>(global) % bytes != 0) fail("not aligned", here);
   poison(shared, bytes);
   block_->current->open.push_back({shared, global, bytes});
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The emulator finds the faults it is there for.
 #include <doctest/doctest.h>
-#include <cstring>
 
+#include <cstring>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -121,6 +121,14 @@ TEST_CASE("spmd: barriers of a part open again and again; what is missing is nam
     CHECK(missing.find("deadlock") != std::string::npos);
     const std::string unknown = spmd::run({1}, {32}, 0, [] { part_sync<32>(0); });
     CHECK(unknown.find("does not exist") != std::string::npos);
+    const std::string apart = spmd::run({1}, {64}, 0, [] {
+      if (thread_index() < 32) {
+        part_sync<64>(1);
+      } else {
+        part_sync<64>(1);
+      }
+    });
+    CHECK(apart.find("different places") != std::string::npos);
   }
 }
 
@@ -160,6 +168,12 @@ TEST_CASE("spmd: barriers in shared memory hand over in turn; what is wrong with
     CHECK(lost.find("written over") != std::string::npos);
     const std::string none = spmd::run({1}, {32}, 8, [&] { barrier_arrive(at(0)); });
     CHECK(none.find("nobody initialised") != std::string::npos);
+    const std::string twice = first([&] { barrier_init(at(0), 2); });
+    CHECK(twice.find("initialised twice") != std::string::npos);
+    const std::string outside = spmd::run({1}, {32}, 8, [&] { barrier_init(at(1), 1); });
+    CHECK(outside.find("beyond shared memory") != std::string::npos);
+    const std::string empty = spmd::run({1}, {32}, 8, [&] { barrier_init(at(0), 0); });
+    CHECK(empty.find("without arrivals") != std::string::npos);
   }
 }
 
