@@ -18,8 +18,7 @@ struct large_tile {
   static constexpr int page_bytes = 16 * HeadDim * 2 * 2;  // one head's keys and values
   static constexpr int chunk_bytes = chunk_pages * page_bytes;
   // Shared memory: two chunks a team; the result so far, as each thread of a team has its part of
-  // it; barriers where there are several teams; the positions of each thread's
-  // columns; queries.
+  // it; barriers where there are several teams; the positions of each thread's columns; queries.
   static constexpr int parts = Strips * (2 * steps + 1);
   static constexpr int result_at = Teams * 2 * chunk_bytes;
   static constexpr int barriers_at = result_at + team_threads * parts * 16;

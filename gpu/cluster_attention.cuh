@@ -55,11 +55,16 @@ FORETOKEN_DEVICE const std::uint16_t* layer_pages(const block<S>& b, int layer) 
   return b.job.kv + wide(layer) * wide(b.job.pages * S::kv_heads) * (2 * page_positions * head_dim);
 }
 
-// The chunk that the warp has in a turn, item * span_chunks + its number in it; negative: none.
+// The chunk that a warp, or this one, has in a turn, item * span_chunks + its number in it;
+// negative: none.
+template <class S>
+FORETOKEN_DEVICE int chunk_of(const block<S>& b, int turn, int warp) {
+  const tables& t = b.table();
+  return turn < t.turns ? t.chunk[turn][warp] : -1;
+}
 template <class S>
 FORETOKEN_DEVICE int chunk_of(const block<S>& b, int turn) {
-  const tables& t = b.table();
-  return turn < t.turns ? t.chunk[turn][b.warp] : -1;
+  return chunk_of(b, turn, b.warp);
 }
 
 // Where this lane's part of a chunk's pages is in a layer.
@@ -124,23 +129,22 @@ FORETOKEN_DEVICE void load_early_values(const block<S>& b, int layer) {
   static_assert(each * chunk_pages <= 32);
   int warp = (b.warp - tile_warps) * each + b.lane / chunk_pages;
   if (warp >= at::values_in_g) warp += at::values_late;
-  if (layer < b.job.model.layer_count && b.lane < each * chunk_pages && warp < at::chunks_at_once &&
-      b.table().turns > 0) {
-    const int chunk = b.table().chunk[0][warp];
+  if (layer < b.job.model.layer_count && b.lane < each * chunk_pages && warp < at::chunks_at_once) {
+    const int chunk = chunk_of(b, 0, warp);
     if (chunk >= 0) copy_values(b, warp, chunk, b.lane % chunk_pages, layer);
   }
   __syncwarp();
 }
 
-// Of those whose places are free when down is multiplied, by the last of the
-// twelve warps: the first finish the product.
+// Of those whose places are free when down is multiplied, by the last of the twelve warps: the
+// first finish the product.
 template <class S>
 FORETOKEN_DEVICE void load_late_values(const block<S>& b, int layer) {
   using at = memory<S>;
-  const int late = tile_warps - 1 - b.warp;
-  if (late < at::values_late && b.lane < chunk_pages && b.table().turns > 0) {
-    const int chunk = b.table().chunk[0][at::values_in_g + late];
-    if (chunk >= 0) copy_values(b, at::values_in_g + late, chunk, b.lane, layer);
+  const int warp = at::values_in_g + tile_warps - 1 - b.warp;
+  if (warp < at::values_beside_o && b.lane < chunk_pages) {
+    const int chunk = chunk_of(b, 0, warp);
+    if (chunk >= 0) copy_values(b, warp, chunk, b.lane, layer);
   }
   __syncwarp();
 }
