@@ -380,6 +380,7 @@ FORETOKEN_DEVICE void attend(const block<S>& b, lines& l, int layer, int& values
       attend_chunk(b, l, chunk, chunk - first * span_chunks, values_phase);
       values_phase ^= 1;
     }
+    if (turn + 1 == t.turns) barrier_arrive(b.handed(attention_read));
     part_sync<threads>(meet_chunks);
     const int n = b.thread / (S::group * 16);
     if (first + n < t.first_item[turn + 1]) {

@@ -163,6 +163,7 @@ FORETOKEN_DEVICE void begin(block<S>& b) {
     for (int i = 0; i < barriers_a_warp; ++i) barrier_init(b.weight_barrier(b.warp, i), 1);
     if (b.warp == 0) {
       for (int i = 0; i < exchanges; ++i) barrier_init(b.arrival(static_cast<exchange>(i)), 1);
+      barrier_init(b.handed(attention_read), threads);
       barrier_init(b.handed(scales_ready), threads - tile_threads);
       barrier_init(b.handed(gate_up_read), tile_threads);
     }

@@ -23,7 +23,7 @@ constexpr int chunk_bytes = chunk_positions * head_dim * 2;  // of keys, or of v
 static_assert(spans_most * span_chunks <= 128);
 constexpr int shared_most = 227 * 1024;
 
-// Barriers of a block's parts (part_sync). Where a block attends, no two in a row are the same one.
+// Barriers of a block's parts (part_sync).
 enum meeting : int {
   meet_qkv = 1,
   meet_queries,
@@ -37,9 +37,10 @@ enum meeting : int {
 // Exchanges between blocks, in the order of a layer: each has a barrier that counts bytes.
 enum exchange : int { to_attention, to_merge, to_output, to_ffn, to_down, to_next, exchanges };
 
-// What twelve warps and the four others hand to each other once a layer, scales once more before
-// the head: each has a barrier that counts threads.
-enum handover : int { scales_ready, gate_up_read, handovers };
+// What all warps hand to the four outside the FFN (weights of q, k, v and values are read), these
+// to the twelve, and the twelve to them, once a layer, scales once more before the head: each has a
+// barrier that counts threads.
+enum handover : int { attention_read, scales_ready, gate_up_read, handovers };
 
 // A span that a block attends to: positions first .. first + 255 of a pair, up to `position`.
 struct alignas(16) work_item {

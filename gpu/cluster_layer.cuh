@@ -83,6 +83,7 @@ FORETOKEN_DEVICE int row_groups(const block<S>& b) {
 template <class S>
 FORETOKEN_DEVICE void serve_ffn(block<S>& b, int layer) {
   b.forget();
+  barrier_wait(b.handed(attention_read), layer & 1);
   const bool o_waits = b.table().values_in_o;
   if (o_waits) load_slots(b, matrix::o, layer);
   load_slots(b, matrix::g, layer);
@@ -193,6 +194,8 @@ FORETOKEN_DEVICE void attention_half(
     part_sync<threads>(meet_queries);  // chunks' results take the place of inputs, sums of q, k, v
     watch.lap();
     attend(b, l, layer, values_phase);
+  } else {
+    barrier_arrive(b.handed(attention_read));
   }
   watch.lap();
 }
