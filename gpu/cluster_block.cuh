@@ -37,10 +37,13 @@ enum meeting : int {
 // Exchanges between blocks, in the order of a layer: each has a barrier that counts bytes.
 enum exchange : int { to_attention, to_merge, to_output, to_ffn, to_down, to_next, exchanges };
 
-// What all warps hand to the four outside the FFN (weights of q, k, v and values are read), these
-// to the twelve, and the twelve to them, once a layer, scales once more before the head: each has a
-// barrier that counts threads.
-enum handover : int { attention_read, scales_ready, gate_up_read, handovers };
+// What warps hand to each other once a layer: each has a barrier that counts threads.
+enum handover : int {
+  attention_read,  // all to the four outside the FFN: weights of q, k, v and values are read
+  scales_ready,    // these four to the twelve; once more before the head
+  gate_up_read,    // the twelve to the four
+  handovers
+};
 
 // A span that a block attends to: positions first .. first + 255 of a pair, up to `position`.
 struct alignas(16) work_item {

@@ -83,6 +83,7 @@ FORETOKEN_DEVICE int row_groups(const block<S>& b) {
 template <class S>
 FORETOKEN_DEVICE void serve_ffn(block<S>& b, int layer) {
   b.forget();
+  // The last meeting of all warps says the same, but racecheck may lose it (decision 0014).
   barrier_wait(b.handed(attention_read), layer & 1);
   const bool o_waits = b.table().values_in_o;
   if (o_waits) load_slots(b, matrix::o, layer);

@@ -21,14 +21,15 @@
 // before it. Each of the two others lies between two of them. So a value of layer l + 1 can only be
 // sent when all blocks have used that buffer's value of layer l. Inside a block barriers of threads
 // stand between what reads a place and what stores there next, or starts a copy to it: one behind
-// q, k, v, one before attention and in each turn of it, a hand-over to the four warps that start
-// copies when all have read their values, one of the twelve others in the output projection and in
-// down, two hand-overs between these and the four in gate-up, and one in the head; sums of products
-// that follow each other have places of their own. What shares memory within a layer: results of
-// chunks stand in inputs and sums of q, k, v, sums of the output projection in queries, hidden
-// values in these and in what attention gave, which to_ffn says is multiplied everywhere, sums of
-// down in spans, and behind all layers the best of rows there; values of attention stand in slots
-// from the end of gate-up, or down, to that of attention, behind which these slots are filled anew.
+// q, k, v, one before attention and in each turn of it, one of twelve warps in the output
+// projection and in down, and one in the head; and hand-overs: to the four other warps, which start
+// copies, when all have read their weights of q, k, v and values, and two between these four and
+// the twelve in gate-up. Sums of products that follow each other have places of their own. What
+// shares memory within a layer: results of chunks stand in inputs and sums of q, k, v, sums of the
+// output projection in queries, hidden values in these and in what attention gave, which to_ffn
+// says is multiplied everywhere, sums of down in spans, and behind all layers the best of rows
+// there; values of attention stand in slots from the end of gate-up, or down, to that of attention,
+// behind which these slots are filled anew.
 //
 // SmolLM2-135M, W4: 76 MB of layers and 18 MB of head a step and cluster, most of them out of the
 // L2 cache when lanes run in step; 23 KB of keys and values a position and row. Products: 216 MFLOP
