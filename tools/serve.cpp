@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // foretoken serve: the server. The first line on stdout tells the real addresses.
-#include <condition_variable>
 #include <memory>
-#include <mutex>
 #include <thread>
 
 #include "actors/engine.hpp"
@@ -11,6 +9,7 @@
 #include "tools/command.hpp"
 #include "tools/draining_engine.hpp"
 #include "tools/signals.hpp"
+#include "tools/stop_limit.hpp"
 
 namespace foretoken::tools {
 namespace {
@@ -40,26 +39,6 @@ end_reason wait_for_end(signals& stop, const actors::engine& served) {
   return end_reason::asked;
 }
 
-// Ends the process when a stop takes too long: a long step, one that hangs, or a device in the
-// making would hold it. By then every request was to be cancelled.
-class stop_limit {
- public:
-  stop_limit(std::chrono::milliseconds longest, const actors::engine& stopping, exit_code code)
-      : watch_([longest, &stopping, code](const std::stop_token& stopped) {
-          std::mutex mutex;
-          std::unique_lock lock(mutex);
-          std::condition_variable_any().wait_for(lock, stopped, longest, [] { return false; });
-          if (stopped.stop_requested()) return;
-          const int open = stopping.stats().requests;
-          log::warn("serve", "a step or a device holds the stop: ending, {} requests are open",
-                    open);
-          std::_Exit(open > 0 && code == exit_success ? exit_failure : code);
-        }) {}
-
- private:
-  std::jthread watch_;
-};
-
 // Readiness is false from the start; after the linger nothing new comes in; then streams may
 // finish.
 void drain(draining_engine& engine,
@@ -75,7 +54,8 @@ void drain(draining_engine& engine,
     log::error("serve", "the engine is not healthy: ending without a drain");
     std::_Exit(code == exit_success ? exit_failure : code);
   }
-  const stop_limit limit(how.deadline + stop_grace, engine, code);
+  const stop_limit limit(
+      how.deadline + stop_grace, [&engine] { return engine.stats().requests; }, code);
   engine.stop(how.deadline);
   server.stop();
   log::info("serve", "stopped");
