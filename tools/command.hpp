@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// What every subcommand shares: exit codes, the flags that reach settings, and how errors are
-// shown.
+// What every subcommand shares: the flags that reach settings, and how errors are shown.
 
 #include <functional>
 #include <string>
@@ -11,12 +10,9 @@
 
 #include "base/result.hpp"
 #include "config/settings.hpp"
+#include "tools/exit_code.hpp"
 
 namespace foretoken::tools {
-
-// 2: what the caller gave is wrong (flags, configuration, model, prompt). 70: a device is lost for
-// good. 1: anything else that went wrong while running.
-enum exit_code : int { exit_success = 0, exit_failure = 1, exit_usage = 2, exit_device = 70 };
 
 // The work of the chosen subcommand; main() runs it after parsing.
 using action = std::function<int()>;

@@ -12,7 +12,7 @@ namespace foretoken::tools {
 
 stop_limit::stop_limit(std::chrono::milliseconds longest,
                        std::function<int()> open_requests,
-                       int code)
+                       exit_code code)
     : watch_([longest, open_requests = std::move(open_requests), code](
                  const std::stop_token& stopped) {
         std::mutex mutex;
@@ -21,7 +21,7 @@ stop_limit::stop_limit(std::chrono::milliseconds longest,
         if (stopped.stop_requested()) return;
         const int open = open_requests();
         log::warn("serve", "a step or a device holds the stop: ending, {} requests are open", open);
-        std::_Exit(open > 0 && code == EXIT_SUCCESS ? EXIT_FAILURE : code);
+        std::_Exit(open > 0 && code == exit_success ? exit_failure : code);
       }) {}
 
 }  // namespace foretoken::tools

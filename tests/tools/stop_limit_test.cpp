@@ -7,6 +7,8 @@
 #include <doctest/doctest.h>
 
 using namespace std::chrono_literals;
+using foretoken::tools::exit_device;
+using foretoken::tools::exit_success;
 using foretoken::tools::stop_limit;
 
 namespace {
@@ -18,7 +20,7 @@ constexpr std::chrono::seconds far_away{60};
 int ended_with(std::chrono::milliseconds longest,
                std::chrono::milliseconds stop_takes,
                int open,
-               int code) {
+               foretoken::tools::exit_code code) {
   const pid_t child = fork();
   REQUIRE(child >= 0);
   if (child == 0) {
@@ -38,15 +40,15 @@ int ended_with(std::chrono::milliseconds longest,
 }  // namespace
 
 TEST_CASE("stop limit: a stop that hangs is ended; requests that are open make it a failure") {
-  CHECK(ended_with(10ms, far_away, 3, 0) == 1);
-  CHECK(ended_with(10ms, far_away, 0, 0) == 0);
+  CHECK(ended_with(10ms, far_away, 3, exit_success) == 1);
+  CHECK(ended_with(10ms, far_away, 0, exit_success) == 0);
 }
 
 TEST_CASE("stop limit: the code of a lost device stays, whoever is open") {
-  CHECK(ended_with(10ms, far_away, 3, 70) == 70);
-  CHECK(ended_with(10ms, far_away, 0, 70) == 70);
+  CHECK(ended_with(10ms, far_away, 3, exit_device) == 70);
+  CHECK(ended_with(10ms, far_away, 0, exit_device) == 70);
 }
 
 TEST_CASE("stop limit: a stop in time ends by itself") {
-  CHECK(ended_with(far_away, 0ms, 3, 0) == ended_by_itself);
+  CHECK(ended_with(far_away, 0ms, 3, exit_success) == ended_by_itself);
 }
